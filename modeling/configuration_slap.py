@@ -1,0 +1,232 @@
+"""Configuration of SLAP. The defaults are SLAP-base: arXiv 2601.12594 where it states a value.
+
+Comments mark each number: "P" is stated by the paper, "A" is assumed, with the precedent that was followed.
+"""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
+
+WINDOW_UNITS = ("patch_columns", "tokens", "exact_columns")
+ATTENTION_BACKENDS = ("auto", "eager", "clips", "banded", "padded", "varlen", "flex")
+TEXT_POOLINGS = ("map", "cls", "mean", "last", "pooler")
+
+# Keys that transformers itself writes into, or reads from, a configuration besides its declared fields.
+_KEYS_OF_TRANSFORMERS = {
+    "model_type", "auto_map", "custom_pipelines", "num_labels", "torch_dtype", "name_or_path", "_name_or_path",
+    "attn_implementation", "experts_implementation", "output_attentions", "quantization_config", "_commit_hash",
+    "_attn_implementation_internal", "_experts_implementation_internal", "tie_last_hidden_states",
+}  # fmt: skip
+
+
+class _StrictConfig(PreTrainedConfig):
+    """A configuration that refuses misspelt keys and the configuration of another model."""
+
+    def __post_init__(self, **kwargs: Any):
+        found = kwargs.pop("model_type", None)
+        if found not in (None, self.model_type):
+            raise ValueError(
+                f"this is the configuration of a {found!r} model, not of a {self.model_type!r} model; "
+                f"load it with its own class, or with AutoModel.from_pretrained"
+            )
+        unknown = sorted(set(kwargs) - _KEYS_OF_TRANSFORMERS)
+        if unknown:
+            known = sorted(field.name for field in fields(self) if not field.name.startswith("_"))
+            raise ValueError(f"unknown keys {unknown} for {type(self).__name__}; known keys are {known}")
+        super().__post_init__(**kwargs)
+
+
+@strict
+class SlapAudioConfig(_StrictConfig):
+    """The audio encoder: a pre-norm transformer over non-overlapping patches of a log-mel spectrogram.
+
+    Args:
+        num_mel_bins: height of the spectrogram.
+        patch_frames: frames (time) of one patch.
+        patch_bins: mel bins (frequency) of one patch.
+        frames_per_second: frame rate of the front end; it turns patch columns into seconds.
+        max_audio_seconds: longest clip seen in training.
+        layer_types: per layer "sliding_attention" (local) or "full_attention" (global); None repeats local, local,
+            global.
+        local_window: whole width of the local window, in `local_window_unit`; half of it lies on each side.
+        local_window_unit: "patch_columns": columns, measured along the token index (with 4 rows, 24 columns are 48
+            tokens on each side); "tokens": the same rule counted in tokens; "exact_columns": every token of every
+            column within reach, which flash kernels cannot express. Order is time-major: all rows of one column,
+            then the next column.
+        attention_backend: how packed attention is computed, see `attention_slap.py`; "auto" follows
+            `attn_implementation` and the machine. It never changes a result beyond rounding.
+        pooling_mlp_ratio: width of the MLP of the attention pooling head, in units of `hidden_size`.
+    Raises:
+        ValueError: unknown keys, or sizes that do not divide each other.
+    Paper: SLAP, section 2 (encoder). Parameters at the defaults: 113.5 M without the pooling head.
+    """
+
+    model_type = "slap_audio"
+    base_config_key = "audio_config"
+
+    num_mel_bins: int = 64  # P
+    patch_frames: int = 16  # P
+    patch_bins: int = 16  # P
+    frames_per_second: float = 100.0  # P: 10 ms hop
+    max_audio_seconds: float = 30.0  # P
+    hidden_size: int = 768  # P
+    num_hidden_layers: int = 12  # P
+    num_attention_heads: int = 12  # P
+    intermediate_size: int = 3072  # P; A: kept at 3072 with SwiGLU, which gives 113.5 M parameters
+    layer_types: list[str] | None = None  # P: local, local, global, repeated
+    local_window: int = 24  # P; A: its unit ("24 frames") is read as patch columns, 3.84 s
+    local_window_unit: str = "patch_columns"  # A
+    rope_theta: float = 10_000.0  # A: half of the head dimension per axis
+    rms_norm_eps: float = 1e-6  # A
+    initializer_range: float = 0.02  # A
+    pooling_mlp_ratio: int = 4  # A: big_vision's MAP head
+    attention_backend: str = "auto"
+
+    def __post_init__(self, **kwargs: Any):
+        if self.layer_types is None:
+            kinds = ("sliding_attention", "sliding_attention", "full_attention")
+            self.layer_types = [kinds[i % 3] for i in range(self.num_hidden_layers)]
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        if len(self.layer_types) != self.num_hidden_layers:
+            raise ValueError(
+                f"layer_types has {len(self.layer_types)} entries for num_hidden_layers={self.num_hidden_layers}"
+            )
+        if self.num_mel_bins % self.patch_bins:
+            raise ValueError(f"patch_bins={self.patch_bins} must divide num_mel_bins={self.num_mel_bins}")
+        if self.hidden_size % (4 * self.num_attention_heads):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be a multiple of 4 x num_attention_heads="
+                f"{4 * self.num_attention_heads}: rotary pairs on two axes"
+            )
+        if self.local_window_unit not in WINDOW_UNITS:
+            raise ValueError(f"local_window_unit={self.local_window_unit!r}; accepted are {WINDOW_UNITS}")
+        if self.attention_backend not in ATTENTION_BACKENDS:
+            raise ValueError(f"attention_backend={self.attention_backend!r}; accepted are {ATTENTION_BACKENDS}")
+
+    @property
+    def patch_rows(self) -> int:
+        """Patches in one column, 4 at the defaults."""
+        return self.num_mel_bins // self.patch_bins
+
+
+@strict
+class SlapDecoderConfig(_StrictConfig):
+    """The caption decoder: causal, pre-norm, cross-attending to the dense audio features before pooling.
+
+    Args:
+        vocab_size: tokens, those of the text tower's tokenizer.
+        cross_attention_size: width of the dense audio features; None takes the audio encoder's.
+        max_position_embeddings: longest caption in tokens.
+    Paper: SLAP, section 2 (8 layers, 8 heads, width 512, causal).
+    """
+
+    model_type = "slap_decoder"
+    base_config_key = "decoder_config"
+
+    vocab_size: int = 50_368  # A: ModernBERT's tokenizer
+    hidden_size: int = 512  # P
+    num_hidden_layers: int = 8  # P
+    num_attention_heads: int = 8  # P
+    intermediate_size: int = 2048  # A
+    cross_attention_size: int | None = None
+    max_position_embeddings: int = 128  # A; learned positions as in CapPa
+    dropout: float = 0.0  # A
+    rms_norm_eps: float = 1e-6  # A
+    initializer_range: float = 0.02  # A
+    tie_word_embeddings: bool = True  # A
+    use_cache: bool = True
+
+    def validate_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads={self.num_attention_heads} must divide hidden_size={self.hidden_size}"
+            )
+
+
+@strict
+class SlapConfig(_StrictConfig):
+    """SLAP: an audio encoder, a text encoder and a caption decoder around one space. `SlapConfig()` is SLAP-base.
+
+    Args:
+        audio_config: keywords of `SlapAudioConfig`, or a configuration.
+        text_config: any encoder or decoder known to transformers; without `model_type` it is ModernBERT.
+        decoder_config: keywords of `SlapDecoderConfig`; None builds no captioner.
+        projection_dim: width of the joint space.
+        text_pooling: "map" (attention pooling), "cls" (first token), "mean", "last" (last real token, for decoders
+            such as GPT-2), "pooler" (the tower's own `pooler_output`).
+        logit_scale_init_value: logarithm of the multiplier of the similarities at the start.
+        logit_scale_max: largest multiplier.
+        num_prototypes, prototype_hidden_size, prototype_bottleneck_size: the head of masked prediction.
+        bos_token_id, eos_token_id, pad_token_id: of the tokenizer, used by the captioner; the defaults are those of
+            ModernBERT ([CLS], [SEP], [PAD]).
+    Raises:
+        ValueError: unknown keys, or the configuration of another model.
+    Paper: SLAP, section 2; DINOv2's `ssl_default_config` for the head of masked prediction, which SLAP leaves open.
+    """
+
+    model_type = "slap"
+    sub_configs = {"audio_config": AutoConfig, "text_config": AutoConfig, "decoder_config": SlapDecoderConfig}
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    decoder_config: dict | PreTrainedConfig | bool | None = True
+    projection_dim: int = 1024  # A: MS-CLAP, WavCaps
+    text_pooling: str = "map"  # P
+    logit_scale_init_value: float = math.log(1 / 0.07)  # A: CLIP
+    logit_scale_max: float = 100.0  # A: CLIP
+    num_prototypes: int = 65_536  # A: DINOv2
+    prototype_hidden_size: int = 2048  # A: DINOv2
+    prototype_bottleneck_size: int = 256  # A: DINOv2
+    initializer_range: float = 0.02  # A
+    is_encoder_decoder: bool = True  # the captioner's generate() needs it
+    tie_word_embeddings: bool = True
+    bos_token_id: int | None = 50_281
+    eos_token_id: int | None = 50_282
+    pad_token_id: int | None = 50_283
+    decoder_start_token_id: int | None = None  # None: bos_token_id
+
+    def __post_init__(self, **kwargs: Any):
+        self.audio_config = _sub_config(self.audio_config, "slap_audio")
+        self.text_config = _sub_config(self.text_config, "modernbert")
+        if self.decoder_config is True:
+            self.decoder_config = SlapDecoderConfig(vocab_size=self.text_config.vocab_size)
+        elif self.decoder_config is False:
+            self.decoder_config = None
+        elif isinstance(self.decoder_config, dict):
+            self.decoder_config = SlapDecoderConfig(**self.decoder_config)
+        if self.decoder_config is not None and self.decoder_config.cross_attention_size is None:
+            self.decoder_config.cross_attention_size = self.audio_config.hidden_size
+        if self.decoder_start_token_id is None:
+            self.decoder_start_token_id = self.bos_token_id
+        super().__post_init__(**kwargs)
+
+    def validate_pooling(self):
+        if self.text_pooling not in TEXT_POOLINGS:
+            raise ValueError(f"text_pooling={self.text_pooling!r}; accepted are {TEXT_POOLINGS}")
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        # generate() sizes its cache from this: the caption decoder's, not the text tower's
+        if decoder and not encoder and self.decoder_config is not None:
+            return self.decoder_config
+        return self.text_config
+
+
+def _sub_config(value: dict | PreTrainedConfig | None, default_type: str) -> PreTrainedConfig:
+    """The configuration of a tower from its keywords."""
+    if isinstance(value, PreTrainedConfig):
+        return value
+    keywords = dict(value or {})
+    model_type = keywords.pop("model_type", default_type)
+    if model_type == SlapAudioConfig.model_type:
+        return SlapAudioConfig(**keywords)
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"model_type={model_type!r} of a tower is not known to transformers")
+    return CONFIG_MAPPING[model_type](**keywords)
+
+
+__all__ = ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"]

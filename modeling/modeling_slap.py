@@ -1,0 +1,991 @@
+"""SLAP: audio encoder, text encoder and caption decoder around one joint space (arXiv 2601.12594).
+
+Letters: B clips, F mel frames and M mel bins, T tokens of all clips packed, N tokens of the longest clip,
+D width of a tower, P width of the joint space, L text tokens, V vocabulary, K prototypes, H heads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPooling,
+    Seq2SeqLMOutput,
+    SequenceClassifierOutput,
+)
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import ModelOutput, logging
+from transformers.utils.generic import can_return_tuple
+
+from .attention_slap import PackedLayout, packed_attention
+from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+from .losses_slap import caption_loss, contrastive_loss
+
+logger = logging.get_logger(__name__)
+
+# What packed attention does when transformers' `attn_implementation` is set and `attention_backend` is "auto".
+_BACKEND_OF_IMPLEMENTATION = {"eager": "eager", "flex_attention": "flex", "flash_attention_2": "varlen"}
+
+
+# ------------------------------------------------------------------------------------------------ outputs
+
+
+@dataclass
+class SlapAudioModelOutput(BaseModelOutputWithPooling):
+    """What the audio encoder says of a batch.
+
+    Args:
+        last_hidden_state: (B, N, D), dense features in time-major order (all rows of one patch column, then the
+            next), zero where there is no token.
+        pooler_output: (B, D), attention-pooled clip feature, before projection.
+        attention_mask: (B, N) bool, True at tokens.
+        token_seconds: (N,) or (B, N), middle of each token's patch in seconds from the start of the clip.
+    """
+
+    attention_mask: Tensor | None = None
+    token_seconds: Tensor | None = None
+
+
+@dataclass
+class SlapOutput(ModelOutput):
+    """Both sides of a batch and their similarities.
+
+    Args:
+        loss: (), contrastive loss of the batch, when asked for.
+        logits_per_audio: (clips, texts), scaled cosine similarities.
+        logits_per_text: (texts, clips), its transpose.
+        audio_embeds: (clips, P), unit norm.
+        text_embeds: (texts, P), unit norm.
+        text_model_output, audio_model_output: outputs of the towers.
+    """
+
+    loss: Tensor | None = None
+    logits_per_audio: Tensor | None = None
+    logits_per_text: Tensor | None = None
+    audio_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    audio_model_output: SlapAudioModelOutput | None = None
+
+    def to_tuple(self) -> tuple:
+        return tuple(v.to_tuple() if isinstance(v, ModelOutput) else v for v in self.values())
+
+
+@dataclass
+class SlapPreTrainingOutput(ModelOutput):
+    """Everything the three losses need; the training script gathers over ranks and weighs.
+
+    Args:
+        audio_embeds, text_embeds: (B, P), unit norm.
+        logit_scale: (), multiplier of the similarities, clamped.
+        caption_logits: (B, L, V), when labels were given.
+        prototype_scores: (masked tokens, K), cosines to the prototypes, when a patch mask was given.
+    """
+
+    audio_embeds: Tensor | None = None
+    text_embeds: Tensor | None = None
+    logit_scale: Tensor | None = None
+    caption_logits: Tensor | None = None
+    prototype_scores: Tensor | None = None
+
+
+# ------------------------------------------------------------------------------------------------ audio encoder
+
+
+class SlapRMSNorm(nn.RMSNorm):
+    """Root-mean-square norm with a learned gain; its name lets transformers initialise it."""
+
+
+def rotary_angles(layout: PackedLayout, config: SlapAudioConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of 2-D RoPE: half of the rotated pairs turn with time, half with frequency.
+
+    Returns:
+        two tensors (T, 1, D of a head / 2).
+    Paper: SLAP, section 2 (2-D RoPE over time and frequency). Theta: Not stated; 10,000 as in RoFormer.
+    """
+    pairs = config.hidden_size // config.num_attention_heads // 4  # of one axis
+
+    def make() -> tuple[Tensor, Tensor]:
+        exponent = torch.arange(pairs, device=layout.device, dtype=torch.float32) / pairs
+        frequency = config.rope_theta**-exponent  # (pairs,)
+        place = torch.stack([layout.column, layout.row], 1).float()  # (T, 2)
+        angle = (place[:, :, None] * frequency).flatten(1)[:, None]  # (T, 1, 2 x pairs)
+        return angle.cos().to(dtype), angle.sin().to(dtype)
+
+    return layout.keep(("rotary", pairs, config.rope_theta, dtype), make)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (i, i + half) of the last dimension by their angles."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class SlapAudioAttention(nn.Module):
+    """Multi-head self-attention over packed tokens, local or global."""
+
+    def __init__(self, config: SlapAudioConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.heads = config.num_attention_heads
+        self.is_local = config.layer_types[layer_idx] == "sliding_attention"
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
+        qkv = self.qkv_proj(hidden).view(len(hidden), 3, self.heads, -1)  # (T, 3, H, D of a head)
+        q, k = rotate(qkv[:, :2], cos[:, None], sin[:, None]).unbind(1)
+        window = local_reach(self.config) if self.is_local else None
+        out = packed_attention(q, k, qkv[:, 2], layout, window, backend_name(self.config))
+        return self.o_proj(out.flatten(1))
+
+
+class SlapAudioMLP(nn.Module):
+    """SwiGLU: the gate and the value come from one matrix."""
+
+    def __init__(self, config: SlapAudioConfig):
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
+        return self.down_proj(F.silu(gate) * up)
+
+
+class SlapAudioLayer(GradientCheckpointingLayer):
+    def __init__(self, config: SlapAudioConfig, layer_idx: int):
+        super().__init__()
+        self.attention_norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.self_attn = SlapAudioAttention(config, layer_idx)
+        self.mlp_norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = SlapAudioMLP(config)
+
+    def forward(self, hidden: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
+        hidden = hidden + self.self_attn(self.attention_norm(hidden), layout, cos, sin)
+        return hidden + self.mlp(self.mlp_norm(hidden))
+
+
+def local_reach(config: SlapAudioConfig) -> int:
+    """Reach of a local layer on each side, in the unit its layout measures."""
+    half = config.local_window // 2
+    return half * config.patch_rows if config.local_window_unit == "patch_columns" else half
+
+
+def backend_name(config: SlapAudioConfig) -> str:
+    if config.attention_backend != "auto":
+        return config.attention_backend
+    return _BACKEND_OF_IMPLEMENTATION.get(config._attn_implementation, "auto")
+
+
+class SlapAttentionPooling(nn.Module):
+    """MAP: one learned query attends to all tokens, followed by an MLP with a residual.
+
+    Paper: SLAP, section 2 (MAP head on both towers); shape as in big_vision's MAPHead, without biases.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int, mlp_ratio: int, eps: float):
+        super().__init__()
+        self.heads = num_heads
+        self.query = nn.Parameter(torch.zeros(1, hidden_size))
+        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.k_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.v_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False)
+        self.norm = SlapRMSNorm(hidden_size, eps=eps)
+        self.up_proj = nn.Linear(hidden_size, mlp_ratio * hidden_size, bias=False)
+        self.down_proj = nn.Linear(mlp_ratio * hidden_size, hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None, pad: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """
+        Args:
+            hidden: (B, N, D), or packed (T, D) together with `pad`.
+            mask: (B, N) bool, True at tokens; None when all are.
+            pad: turns packed (T, D) into (B, N, D), so that the projections never touch padding.
+        Returns:
+            (B, D).
+        """
+        k, v = self.k_proj(hidden), self.v_proj(hidden)
+        if pad is not None:
+            k, v = pad(k), pad(v)
+        q = self.q_proj(self.query).expand(len(k), 1, -1)
+        q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, 1 or N, D of a head)
+        mask = None if mask is None else mask[:, None, None, :]
+        pooled = self.o_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(1))
+        return pooled + self.down_proj(F.gelu(self.up_proj(self.norm(pooled))))
+
+
+class SlapPreTrainedModel(PreTrainedModel):
+    config_class = SlapConfig
+    base_model_prefix = "slap"
+    main_input_name = "input_features"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["SlapAudioLayer", "SlapDecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        # Models are built on the meta device when loaded: every free parameter must be set here.
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if module is getattr(self, "classifier", None) and self.config.name_or_path:
+            logger.warning("%s holds no classification head: this one is new, train it", self.config.name_or_path)
+        if isinstance(module, SlapAttentionPooling):
+            init.normal_(module.query, std=std)
+        elif isinstance(module, SlapAudioModel):
+            init.normal_(module.mask_token, std=std)
+        elif isinstance(module, (SlapAudioLayer, SlapDecoderLayer)):
+            # Residual branches start small, as in GPT-2. Not stated by the paper.
+            for name, weight in module.named_parameters():
+                if name.endswith(("o_proj.weight", "down_proj.weight")):
+                    init.normal_(weight, std=std / (2 * self.config_of(module).num_hidden_layers) ** 0.5)
+        elif isinstance(module, SlapPrototypeHead):
+            init.normal_(module.prototypes, std=1.0)  # directions: only their angle counts
+        elif isinstance(module, SlapModel):
+            init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+
+    def config_of(self, module: nn.Module) -> PreTrainedConfig:
+        if self.config.model_type != "slap":
+            return self.config
+        return self.config.decoder_config if isinstance(module, SlapDecoderLayer) else self.config.audio_config
+
+
+class SlapAudioModel(SlapPreTrainedModel):
+    """The audio encoder: clips of any duration in, dense features and one pooled feature per clip out.
+
+    Loads alone from the folder of any SLAP model.
+    Paper: SLAP, section 2. Differs: tokens are time-major, so that the local window is a rule along the token index;
+    frames beyond the last whole patch are dropped.
+    """
+
+    config_class = SlapAudioConfig
+    base_model_prefix = "slap.audio_model"
+    input_modalities = ("audio",)
+    _keys_to_ignore_on_load_unexpected = [r"^(slap\.)?(text_|logit_|audio_projection)", r"^(decoder|lm_head|prototype_head|classifier)\b"]  # fmt: skip # noqa: E501
+
+    def __init__(self, config: SlapAudioConfig):
+        super().__init__(config)
+        self.patch_embedding = nn.Linear(config.patch_frames * config.patch_bins, config.hidden_size, bias=False)
+        self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
+        self.layers = nn.ModuleList(SlapAudioLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.pooler = SlapAttentionPooling(
+            config.hidden_size, config.num_attention_heads, config.pooling_mlp_ratio, config.rms_norm_eps
+        )
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        kwargs.setdefault("key_mapping", {r"^(slap\.)?audio_model\.": ""})
+        return super().from_pretrained(*args, **kwargs)
+
+    def patchify(
+        self, input_features: Tensor, input_features_mask: Tensor | None, clip_frames: list[int] | None
+    ) -> tuple[Tensor, list[int]]:
+        """Cut log-mel frames into patches, dropping padding and frames beyond the last whole patch.
+
+        Returns:
+            patches (T, frames x bins of a patch), time-major; tokens of each clip.
+        """
+        config = self.config
+        width, rows = config.patch_frames, config.patch_rows
+        if input_features.shape[-1] != config.num_mel_bins:
+            raise ValueError(
+                f"input_features {tuple(input_features.shape)} must end in {config.num_mel_bins} mel bins; "
+                "was it made by this model's feature extractor?"
+            )
+        if clip_frames is not None:  # packed: (F, M), every clip a whole number of patches
+            frames = [int(n) for n in clip_frames]
+            if input_features.dim() != 2 or sum(frames) != len(input_features) or any(n % width for n in frames):
+                raise ValueError(
+                    f"packed input_features {tuple(input_features.shape)} must be (frames, mel bins) with clip_frames "
+                    f"that are multiples of {width} and sum to the frames; they sum to {sum(frames)}"
+                )
+        else:  # padded: (B, F, M)
+            if input_features.dim() != 3:
+                raise ValueError(
+                    f"input_features must be (clips, frames, mel bins), got {tuple(input_features.shape)}; "
+                    "packed clips (frames, mel bins) need clip_frames"
+                )
+            frames = [input_features.shape[1]] * len(input_features)
+            if input_features_mask is not None:
+                if input_features_mask.shape != input_features.shape[:2]:
+                    raise ValueError(
+                        f"input_features_mask {tuple(input_features_mask.shape)} must be (clips, frames) "
+                        f"{tuple(input_features.shape[:2])}"
+                    )
+                mask = input_features_mask.bool()
+                if (mask[:, 1:] & ~mask[:, :-1]).any():
+                    raise ValueError("input_features_mask must mark sound first and padding after it (right padding)")
+                frames = mask.sum(1).tolist()
+        short = [i for i, n in enumerate(frames) if n < width]
+        if short or not frames:
+            what = f"clip {short[0]} has {frames[short[0]]} frames" if short else "the batch has no clip"
+            raise ValueError(
+                f"{what}; a patch needs {width} frames ({width / config.frames_per_second:.2f} s of sound)"
+            )
+        columns = [n // width for n in frames]
+
+        x = input_features.to(self.patch_embedding.weight.dtype)
+        x = x[..., : x.shape[-2] // width * width, :]
+        x = x.unflatten(-1, (rows, -1)).unflatten(-3, (-1, width))  # (..., columns, frames, rows, bins)
+        x = x.transpose(-3, -2).flatten(-2)  # (..., columns, rows, patch)
+        if clip_frames is None and min(columns) < x.shape[1]:
+            count = torch.tensor(columns, device=x.device)
+            x = x[torch.arange(x.shape[1], device=x.device) < count[:, None]]
+        return x.reshape(-1, x.shape[-1]), [n * rows for n in columns]
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+        patch_mask: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> tuple | SlapAudioModelOutput:
+        """Encode a batch of clips of any lengths; every clip gets what it would get alone.
+
+        Args:
+            input_features: (B, F, M), log-mel frames padded on the right; or packed, (F of all clips, M).
+            input_features_mask: (B, F), 1 at sound, 0 at padding; without it all frames are sound.
+            clip_frames: for packed features, the frames of each clip, each a multiple of the patch length.
+            patch_mask: (T,) bool over the packed tokens; True puts the mask token there (masked prediction).
+            output_hidden_states: also return the input of every layer and the output, each (B, N, D).
+            output_attentions: not served by packed attention; True is refused.
+        Returns:
+            SlapAudioModelOutput.
+        Raises:
+            ValueError: shapes that do not fit, a clip shorter than one patch, padding before sound.
+        """
+        if output_attentions:
+            raise ValueError("packed attention keeps no attention weights; leave output_attentions off")
+        config = self.config
+        patches, lengths = self.patchify(input_features, input_features_mask, clip_frames)
+        exact = config.local_window_unit == "exact_columns"
+        layout = PackedLayout(lengths, config.patch_rows, patches.device, exact)
+        hidden = self.patch_embedding(patches)  # (T, D)
+        if patch_mask is not None:
+            if patch_mask.shape != (layout.total,):
+                raise ValueError(f"patch_mask {tuple(patch_mask.shape)} must have one entry per token, {layout.total}")
+            hidden = torch.where(patch_mask[:, None], self.mask_token.to(hidden.dtype), hidden)
+        cos, sin = rotary_angles(layout, config, hidden.dtype)
+
+        if output_hidden_states is None:
+            output_hidden_states = config.output_hidden_states
+        states = []
+        for layer in self.layers:
+            if output_hidden_states:
+                states.append(layout.pad(hidden))
+            hidden = layer(hidden, layout, cos, sin)
+        hidden = self.norm(hidden)  # (T, D)
+
+        dense = layout.pad(hidden)  # (B, N, D)
+        mask = layout.mask()  # (B, N)
+        column = torch.arange(layout.longest, device=dense.device) // config.patch_rows
+        middle = column * config.patch_frames + (config.patch_frames - 1) / 2  # in frames
+        return SlapAudioModelOutput(
+            last_hidden_state=dense,
+            pooler_output=self.pooler(hidden, mask, layout.pad),
+            hidden_states=(*states, dense) if output_hidden_states else None,
+            attention_mask=mask,
+            token_seconds=(middle / config.frames_per_second).expand(mask.shape),
+        )
+
+
+# ------------------------------------------------------------------------------------------------ joint space
+
+
+class FromTowersMixin:
+    """Start from pretrained towers."""
+
+    @classmethod
+    def from_audio_text_pretrained(
+        cls, audio: str | PreTrainedConfig | None = None, text: str | None = None, **config_kwargs
+    ):
+        """A model for the start of a pretraining: towers from pretrained folders or Hub ids where given, the rest new.
+
+        Args:
+            audio: folder or Hub id of a SLAP model or audio encoder; a configuration or None starts it anew.
+            text: folder or Hub id of any text model of transformers; None builds `text_config` anew.
+            config_kwargs: further keywords of `SlapConfig`.
+        """
+        if isinstance(audio, PreTrainedConfig):
+            config_kwargs["audio_config"] = audio
+        elif audio is not None:
+            config_kwargs["audio_config"] = SlapAudioConfig.from_pretrained(audio)
+        if text is not None:
+            text_config = AutoConfig.from_pretrained(text)
+            config_kwargs["text_config"] = text_config
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+                config_kwargs.setdefault(name, getattr(text_config, name, None))
+        model = cls(SlapConfig(**config_kwargs))
+        base = model.slap if isinstance(model, SlapForPreTraining) else model
+        if isinstance(audio, str):
+            base.audio_model = SlapAudioModel.from_pretrained(audio)
+        if text is not None:
+            base.text_model = AutoModel.from_pretrained(text)
+        return model
+
+
+class SlapModel(FromTowersMixin, SlapPreTrainedModel):
+    """Sound and language in one space.
+
+    Paper: SLAP, section 2 and the CLAP loss of section 3. Joint width and linear projections: Not stated; 1,024 as
+    in MS-CLAP and WavCaps.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(decoder|lm_head|prototype_head|classifier)\b"]
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        audio, text = config.audio_config, config.text_config
+        self.audio_model = AutoModel.from_config(audio) if audio.model_type != "slap_audio" else SlapAudioModel(audio)
+        self.text_model = AutoModel.from_config(text)
+        self.text_pooler = None
+        if config.text_pooling == "map":
+            ratio, eps = 4, 1e-6  # as on the audio side
+            self.text_pooler = SlapAttentionPooling(text.hidden_size, text.num_attention_heads, ratio, eps)
+        self.audio_projection = nn.Linear(audio.hidden_size, config.projection_dim, bias=False)
+        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
+        self.logit_scale = nn.Parameter(torch.tensor([config.logit_scale_init_value]))  # (1,): FSDP2 refuses scalars
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.text_model.set_input_embeddings(value)
+
+    @property
+    def scale(self) -> Tensor:
+        """(), multiplier of the similarities, clamped at `logit_scale_max`."""
+        return self.logit_scale.float().exp().clamp(max=self.config.logit_scale_max).squeeze(0)
+
+    def embed_audio(self, output: SlapAudioModelOutput) -> Tensor:
+        """(B, P), unit norm, from the output of the audio encoder."""
+        return _unit(self.audio_projection(output.pooler_output))
+
+    def get_audio_features(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed clips into the joint space.
+
+        Args:
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+        Returns:
+            `pooler_output` (B, P), unit norm; `last_hidden_state` (B, N, D), dense features; `attention_mask` and
+            `token_seconds` of these.
+        """
+        output = self.audio_model(input_features, input_features_mask, clip_frames)
+        output.pooler_output = self.embed_audio(output)
+        return output
+
+    def get_text_features(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed texts into the joint space.
+
+        Args:
+            input_ids: (B, L).
+            attention_mask: (B, L), 1 at tokens, 0 at padding.
+            token_type_ids: (B, L), for towers that know them.
+        Returns:
+            `pooler_output` (B, P), unit norm; `last_hidden_state` (B, L, D).
+        """
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **segments)
+        pooled = self._pool_text(output, attention_mask)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=output.last_hidden_state,
+            pooler_output=_unit(self.text_projection(pooled)),
+            hidden_states=output.hidden_states,
+        )
+
+    def _pool_text(self, output: ModelOutput, attention_mask: Tensor | None) -> Tensor:
+        kind, hidden = self.config.text_pooling, output.last_hidden_state
+        if kind == "map":
+            return self.text_pooler(hidden, None if attention_mask is None else attention_mask.bool())
+        if kind == "cls":
+            return hidden[:, 0]
+        if kind == "pooler":
+            return output.pooler_output
+        if attention_mask is None:
+            attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
+        if kind == "last":
+            places = torch.arange(hidden.shape[1], device=hidden.device) * attention_mask.bool()
+            return hidden[torch.arange(len(hidden), device=hidden.device), places.argmax(1)]
+        weights = attention_mask[..., None].to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+        token_type_ids: Tensor | None = None,
+        return_loss: bool | None = None,
+    ) -> tuple | SlapOutput:
+        """Embed clips and texts and compare every clip with every text.
+
+        Args:
+            input_ids, attention_mask, token_type_ids: (texts, L).
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+            return_loss: also compute the contrastive loss; text i then belongs to clip i.
+        Returns:
+            SlapOutput.
+        Raises:
+            ValueError: one of the sides is missing.
+        """
+        if input_ids is None or input_features is None:
+            missing = "input_ids" if input_ids is None else "input_features"
+            raise ValueError(f"{missing} is missing; for one side alone call get_audio_features or get_text_features")
+        audio_output = self.audio_model(input_features, input_features_mask, clip_frames)
+        text_output = self.get_text_features(input_ids, attention_mask, token_type_ids)
+        audio = self.embed_audio(audio_output)  # (clips, P)
+        text = text_output.pooler_output  # (texts, P)
+        logits_per_audio = self.scale.to(audio.dtype) * audio @ text.T  # (clips, texts)
+        return SlapOutput(
+            loss=contrastive_loss(audio, text, self.scale) if return_loss else None,
+            logits_per_audio=logits_per_audio,
+            logits_per_text=logits_per_audio.T,
+            audio_embeds=audio,
+            text_embeds=text,
+            text_model_output=text_output,
+            audio_model_output=audio_output,
+        )
+
+
+def _unit(x: Tensor) -> Tensor:
+    return F.normalize(x, dim=-1) if x.dtype == torch.float64 else F.normalize(x.float(), dim=-1).to(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------ captions
+
+
+class SlapDecoderAttention(nn.Module):
+    """Causal self-attention, or cross-attention to the dense audio features."""
+
+    def __init__(self, config: SlapDecoderConfig, layer_idx: int, is_cross: bool):
+        super().__init__()
+        self.config, self.layer_idx, self.is_cross = config, layer_idx, is_cross
+        self.is_causal = not is_cross
+        self.heads = config.num_attention_heads
+        self.num_key_value_groups = 1
+        source = config.cross_attention_size if is_cross else config.hidden_size
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.k_proj = nn.Linear(source, config.hidden_size, bias=False)
+        self.v_proj = nn.Linear(source, config.hidden_size, bias=False)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+
+    def forward(self, hidden: Tensor, source: Tensor, mask: Tensor | None, past: Cache | None) -> Tensor:
+        q = self._heads(self.q_proj(hidden))  # (B, H, L, D of a head)
+        known = False
+        if isinstance(past, EncoderDecoderCache):
+            known = self.is_cross and past.is_updated.get(self.layer_idx)
+            if self.is_cross:
+                past.is_updated[self.layer_idx] = True
+            past = past.cross_attention_cache if self.is_cross else past.self_attention_cache
+        if known:
+            k, v = past.layers[self.layer_idx].keys, past.layers[self.layer_idx].values
+        else:
+            k, v = self._heads(self.k_proj(source)), self._heads(self.v_proj(source))
+            if past is not None:
+                k, v = past.update(k, v, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, _eager_attention)
+        out, _ = attend(self, q, k, v, mask, dropout=0.0, scaling=q.shape[-1] ** -0.5, is_causal=self.is_causal)
+        return self.o_proj(out.flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _eager_attention(
+    module: nn.Module, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **_
+) -> tuple[Tensor, None]:
+    scores = q @ k.transpose(2, 3) * scaling
+    if mask is not None:
+        scores = scores + mask
+    weights = scores.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    return (weights @ v).transpose(1, 2).contiguous(), None
+
+
+class SlapDecoderLayer(GradientCheckpointingLayer):
+    def __init__(self, config: SlapDecoderConfig, layer_idx: int):
+        super().__init__()
+        size, eps = config.hidden_size, config.rms_norm_eps
+        self.self_attn_norm = SlapRMSNorm(size, eps=eps)
+        self.self_attn = SlapDecoderAttention(config, layer_idx, is_cross=False)
+        self.cross_attn_norm = SlapRMSNorm(size, eps=eps)
+        self.cross_attn = SlapDecoderAttention(config, layer_idx, is_cross=True)
+        self.mlp_norm = SlapRMSNorm(size, eps=eps)
+        self.up_proj = nn.Linear(size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        sound: Tensor,
+        mask: Tensor | None,
+        sound_mask: Tensor | None,
+        past: Cache | None,
+    ) -> Tensor:
+        x = self.self_attn_norm(hidden)
+        hidden = hidden + self.dropout(self.self_attn(x, x, mask, past))
+        hidden = hidden + self.dropout(self.cross_attn(self.cross_attn_norm(hidden), sound, sound_mask, past))
+        return hidden + self.dropout(self.down_proj(F.gelu(self.up_proj(self.mlp_norm(hidden)))))
+
+
+class SlapCaptionDecoder(SlapPreTrainedModel):
+    """Writes a caption token by token while looking at the dense audio features before pooling.
+
+    Paper: SLAP, section 2 (8 layers, 8 heads, width 512, causal, teacher forcing). Learned positions: Not stated; as
+    in CapPa. No biases and pre-RMSNorm: Not stated; as in the audio encoder.
+    """
+
+    config_class = SlapDecoderConfig
+    base_model_prefix = "decoder"
+
+    def __init__(self, config: SlapDecoderConfig):
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.layers = nn.ModuleList(SlapDecoderLayer(config, i) for i in range(config.num_hidden_layers))
+        self.norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None,
+        past_key_values: Cache | None = None,
+        use_cache: bool = False,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """
+        Args:
+            input_ids: (B, L), tokens so far; with a cache only the new ones.
+            attention_mask: (B, L with the cache), 1 at tokens.
+            encoder_hidden_states: (B, N, D), dense audio features.
+            encoder_attention_mask: (B, N), True at tokens.
+        """
+        if use_cache and past_key_values is None:
+            past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
+        done = past_key_values.get_seq_length() if past_key_values is not None else 0
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device) + done  # (L,)
+        limit = self.config.max_position_embeddings
+        if isinstance(done, int) and done + input_ids.shape[1] > limit:
+            raise ValueError(f"captions have at most {limit} tokens, got {done + input_ids.shape[1]}; set max_length")
+        hidden = self.embed_tokens(input_ids) + self.embed_positions(positions)
+        sound = encoder_hidden_states.to(hidden.dtype)
+        mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values.self_attention_cache if past_key_values is not None else None,
+        )
+        sound_mask = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=hidden,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=sound,
+        )
+        for layer in self.layers:
+            hidden = layer(hidden, sound, mask, sound_mask, past_key_values)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.norm(hidden), past_key_values=past_key_values
+        )
+
+
+def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:
+    """(B, L) decoder inputs for teacher forcing: the caption moved right by one behind the start token."""
+    shifted = labels.new_full(labels.shape, start)
+    shifted[:, 1:] = labels[:, :-1]
+    return shifted.masked_fill(shifted == -100, pad)
+
+
+class SlapAudioTower(SlapPreTrainedModel):
+    """Only the audio side of a SlapModel, under the same names, for heads that need no text tower."""
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        self.audio_model = SlapAudioModel(config.audio_config)
+        self.post_init()
+
+
+class SlapForAudioCaptioning(SlapPreTrainedModel, GenerationMixin):
+    """Captions for clips, by `generate()`: greedy, beam search or sampling, with or without cache.
+
+    Paper: SLAP, section 3 (L_CAP).
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+    _keys_to_ignore_on_load_unexpected = [
+        r"^slap\.(text_|logit_|audio_projection)",
+        r"^(prototype_head|classifier)\b",
+    ]
+    input_modalities = ("audio",)
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        if config.decoder_config is None:
+            raise ValueError("this model has no caption decoder (decoder_config is null in its configuration)")
+        self.slap = SlapAudioTower(config)
+        self.decoder = SlapCaptionDecoder(config.decoder_config)
+        self.lm_head = nn.Linear(config.decoder_config.hidden_size, config.decoder_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_encoder(self, modality: str | None = None) -> nn.Module:
+        return self.slap.audio_model
+
+    def get_decoder(self) -> nn.Module:
+        return self.decoder
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.decoder.embed_tokens = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    @staticmethod
+    def create_masks_for_generate(config: SlapConfig, inputs_embeds, attention_mask, past_key_values, **kwargs):
+        # The default would look at the text tower's configuration instead of the decoder's.
+        return create_causal_mask(config.decoder_config, inputs_embeds, attention_mask, past_key_values)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: SlapAudioModelOutput | None = None,
+        past_key_values: Cache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+    ) -> tuple | Seq2SeqLMOutput:
+        """Scores of the next caption token.
+
+        Args:
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+            decoder_input_ids: (B, L), tokens so far; made from `labels` when missing.
+            encoder_outputs: of the audio encoder, in place of features; brings its own token mask.
+            labels: (B, L), captions ending with the end token, -100 at padding.
+        Returns:
+            Seq2SeqLMOutput with `logits` (B, L, V), and `loss` when labels were given.
+        """
+        if encoder_outputs is None:
+            encoder_outputs = self.slap.audio_model(input_features, input_features_mask, clip_frames)
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("give labels or decoder_input_ids; to write captions call generate()")
+            decoder_input_ids = shift_right(labels, self.config.decoder_start_token_id, self.config.pad_token_id)
+        output = self.decoder(
+            decoder_input_ids,
+            decoder_attention_mask,
+            encoder_outputs.last_hidden_state,
+            # generate() drops input_features_mask after the first token, so the mask travels with the features
+            encoder_outputs.attention_mask,
+            past_key_values,
+            use_cache=bool(use_cache) and labels is None,
+        )
+        logits = self.lm_head(output.last_hidden_state)
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else caption_loss(logits, labels),
+            logits=logits,
+            past_key_values=output.past_key_values,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ pretraining
+
+
+class SlapPrototypeHead(nn.Module):
+    """Maps a token to its cosines with learned prototypes, for masked prediction.
+
+    Paper: SLAP, section 3 (MLP head and prototype scores). Sizes: Not stated; DINOv2's three-layer head.
+    """
+
+    def __init__(self, config: SlapConfig):
+        super().__init__()
+        hidden, bottleneck = config.prototype_hidden_size, config.prototype_bottleneck_size
+        self.mlp = nn.Sequential(
+            nn.Linear(config.audio_config.hidden_size, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        self.prototypes = nn.Parameter(torch.zeros(config.num_prototypes, bottleneck))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(n, D) tokens to (n, K) cosines."""
+        return F.linear(_unit(self.mlp(hidden)), _unit(self.prototypes))
+
+
+class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
+    """All parts that are trained together. Its folder serves every other class of this file.
+
+    Paper: SLAP, sections 2 and 3. Contrastive and captioning read the clean pass, masked prediction a second, masked
+    pass: Not stated; as SigLIP 2 and TIPS. `shared_masked_pass` takes all three from the masked pass instead.
+    """
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\b"]
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        self.slap = SlapModel(config)
+        self.decoder = self.lm_head = None
+        if config.decoder_config is not None:
+            self.decoder = SlapCaptionDecoder(config.decoder_config)
+            self.lm_head = nn.Linear(config.decoder_config.hidden_size, config.decoder_config.vocab_size, bias=False)
+        self.prototype_head = SlapPrototypeHead(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.slap.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module | None:
+        return self.lm_head
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        patch_mask: Tensor | None = None,
+        shared_masked_pass: bool = False,
+    ) -> tuple | SlapPreTrainingOutput:
+        """Run the parts that the given inputs ask for, without any loss.
+
+        Args:
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+            input_ids, attention_mask: (B, L), a caption of each clip for the contrastive loss; None leaves it out.
+            labels: (B, L), a caption of each clip to write, -100 at padding; None leaves captioning out.
+            patch_mask: (T,) bool, tokens to predict; None leaves masked prediction out.
+            shared_masked_pass: one audio pass, the masked one, for everything.
+        Returns:
+            SlapPreTrainingOutput.
+        """
+        sound = (input_features, input_features_mask, clip_frames)
+        needs_clean = input_ids is not None or labels is not None
+        masked = None if patch_mask is None else self.slap.audio_model(*sound, patch_mask=patch_mask)
+        heard = masked
+        if needs_clean and (masked is None or not shared_masked_pass):
+            heard = self.slap.audio_model(*sound)
+
+        audio = text = caption_logits = prototype_scores = None
+        if input_ids is not None:
+            audio = self.slap.embed_audio(heard)
+            text = self.slap.get_text_features(input_ids, attention_mask).pooler_output
+        if labels is not None:
+            start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
+            tokens = shift_right(labels, start, pad)
+            written = self.decoder(tokens, None, heard.last_hidden_state, heard.attention_mask)
+            caption_logits = self.lm_head(written.last_hidden_state)
+        if masked is not None:
+            tokens = masked.last_hidden_state[masked.attention_mask]  # (T, D), packed again
+            prototype_scores = self.prototype_head(tokens[patch_mask])
+        return SlapPreTrainingOutput(
+            audio_embeds=audio,
+            text_embeds=text,
+            logit_scale=self.slap.scale,
+            caption_logits=caption_logits,
+            prototype_scores=prototype_scores,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ classification
+
+
+class SlapForAudioClassification(SlapPreTrainedModel):
+    """A linear layer on the pooled clip feature: linear probe or full fine-tuning, single- or multi-label.
+
+    The head is new when the folder comes from pretraining: train it before use. `problem_type` is that of
+    transformers; without it integer labels (B,) mean one class each and float labels (B, classes) several.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^slap\.(text_|logit_|audio_projection)", r"^(decoder|lm_head|prototype_head)\b"]  # fmt: skip # noqa: E501
+    _keys_to_ignore_on_load_missing = [r"^classifier\b"]
+    input_modalities = ("audio",)
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        self.slap = SlapAudioTower(config)
+        self.classifier = nn.Linear(config.audio_config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+        labels: Tensor | None = None,
+    ) -> tuple | SequenceClassifierOutput:
+        """Class scores of clips.
+
+        Args:
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+            labels: (B,) class numbers, or (B, classes) of 0 and 1 for several classes at once.
+        Returns:
+            SequenceClassifierOutput with `logits` (B, classes).
+        """
+        pooled = self.slap.audio_model(input_features, input_features_mask, clip_frames).pooler_output
+        logits = self.classifier(pooled)
+        loss = None
+        if labels is not None:
+            kind = self.config.problem_type
+            if kind == "multi_label_classification" or (kind is None and labels.dim() == 2):
+                loss = F.binary_cross_entropy_with_logits(logits.float(), labels.float())
+            elif kind in (None, "single_label_classification"):
+                loss = F.cross_entropy(logits.float(), labels)
+            else:
+                raise ValueError(f"problem_type={kind!r} is not served; use single_ or multi_label_classification")
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+__all__ = [
+    "SlapAudioModel",
+    "SlapAudioModelOutput",
+    "SlapForAudioCaptioning",
+    "SlapForAudioClassification",
+    "SlapForPreTraining",
+    "SlapModel",
+    "SlapOutput",
+    "SlapPreTrainedModel",
+    "SlapPreTrainingOutput",
+]
