@@ -92,10 +92,6 @@ class SlapAudioConfig(_StrictConfig):
         super().__post_init__(**kwargs)
 
     def validate_sizes(self):
-        if len(self.layer_types) != self.num_hidden_layers:
-            raise ValueError(
-                f"layer_types has {len(self.layer_types)} entries for num_hidden_layers={self.num_hidden_layers}"
-            )
         if self.num_mel_bins % self.patch_bins:
             raise ValueError(f"patch_bins={self.patch_bins} must divide num_mel_bins={self.num_mel_bins}")
         if self.hidden_size % (4 * self.num_attention_heads):

@@ -1,0 +1,271 @@
+"""The front end: sound in any form to normalised log-mel frames. No learned part, no state, no randomness."""
+
+from inspect import signature
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers.audio_utils import mel_filter_bank
+
+from .audio_slap import load_waveform
+
+# Keys that transformers itself writes beside the parameters of a saved feature extractor.
+_KEYS_OF_TRANSFORMERS = {"auto_map", "feature_extractor_type", "processor_class", "return_attention_mask"}
+
+
+def log_mel_spectrogram(
+    waveform: np.ndarray, window: np.ndarray, mel_filters: np.ndarray, hop_length: int, log_floor: float
+) -> np.ndarray:
+    """Natural logarithm of mel power of centred frames; the reference, of which `log_mel_spectrogram_torch` is a twin.
+
+    The transform runs in float64, which costs no more than float32 here: in float32 the rounding noise of a loud bin
+    drowns quiet ones, and two libraries then differ by up to 1e-2 in the logarithm.
+
+    Args:
+        waveform: (n,), n > len(window) / 2. Frame t is centred on sample t * hop_length; both ends are reflected.
+        window: (win_length,).
+        mel_filters: (n_fft // 2 + 1, mels); frames are filled up with zeros to n_fft.
+        hop_length: samples from frame to frame.
+        log_floor: power below which nothing is heard; the logarithm is taken of max(power, log_floor).
+    Returns:
+        (1 + n // hop_length, mels), float32.
+    """
+    n_fft = 2 * (len(mel_filters) - 1)
+    padded = np.pad(waveform, len(window) // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(padded, len(window))[::hop_length]  # (T, win_length), a view
+    log_mel = np.empty((len(frames), mel_filters.shape[1]), np.float32)
+    chunk = 128  # frames that stay in the cache of one core
+    buffer = np.zeros((min(chunk, len(frames)), n_fft))  # its columns behind win_length stay zero
+    for start in range(0, len(frames), chunk):
+        part = frames[start : start + chunk]
+        np.multiply(part, window, out=buffer[: len(part), : len(window)])
+        spectrum = np.fft.rfft(buffer[: len(part)])
+        power = spectrum.real**2 + spectrum.imag**2
+        log_mel[start : start + chunk] = power @ mel_filters
+    np.maximum(log_mel, log_floor, out=log_mel)
+    return np.log(log_mel, out=log_mel)
+
+
+def log_mel_spectrogram_torch(
+    waveform: torch.Tensor, window: torch.Tensor, mel_filters: torch.Tensor, hop_length: int, log_floor: float
+) -> torch.Tensor:
+    """As `log_mel_spectrogram`, on the device of `waveform`, and in the precision of `window` and `mel_filters`.
+
+    In float64 the values are those of the reference to 1e-5, with autocast and TF32 too.
+    """
+    n_fft = 2 * (len(mel_filters) - 1)
+    half = len(window) // 2
+    padded = torch.nn.functional.pad(waveform.to(window.dtype)[None, None], (half, half), mode="reflect")[0, 0]
+    frames = padded.unfold(0, len(window), hop_length)  # (T, win_length), a view
+    log_mel = []
+    for part in frames.split(8192):  # 80 s: bounds the memory that an hour of sound takes
+        spectrum = torch.fft.rfft(part * window, n=n_fft)
+        power = spectrum.real.square() + spectrum.imag.square()
+        log_mel.append((power @ mel_filters).float())
+    return torch.cat(log_mel).clamp_min(log_floor).log()
+
+
+class SlapFeatureExtractor(SequenceFeatureExtractor):
+    """Turns sound into the `input_features` of SLAP.
+
+    Args:
+        feature_size: mel bins.
+        sampling_rate: Hz, of the waveforms the model hears.
+        hop_length: samples from frame to frame (10 ms).
+        win_length: samples under the Hann window (25 ms).
+        n_fft: length of the transform, in samples; frames are filled up with zeros.
+        mel_low_hz: lower edge of the lowest mel filter, Hz.
+        mel_high_hz: upper edge of the highest mel filter, Hz.
+        log_floor: mel power that counts as silence. Full scale noise has about 1, the rounding noise of 16-bit files
+            4e-10. Not stated; 1e-8 chosen because digital silence and a 16-bit file of silence should look the same.
+        mean: of the log-mel values of sound, over frames and bins, before normalisation.
+        std: their standard deviation. Not stated; both measured on 5,938 clips (4.1 h) of sound effects, music and
+            speech, all from free software packages, at the other defaults.
+        patch_frames: frames of one patch of the model; the shortest clip fills one.
+        padding_value: of frames added behind shorter clips of a batch, after normalisation: 0 is the mean, not
+            silence. The model never reads them; `input_features_mask` is 0 there.
+    Raises:
+        ValueError: an unknown key, or sizes that do not fit each other.
+    Paper: SLAP, section 2 (16 kHz, 25 ms Hann window, 10 ms hop, 64 mels, 16 x 16 patches). Not stated: the mel scale
+        and range; Slaney's scale with area norm over 50 to 8,000 Hz chosen, as M2D has the range. (Neither it nor HTK's
+        leaves a filter empty at this resolution of 31.25 Hz; HTK's lowest filters would share their bins in pairs.)
+    """
+
+    model_input_names = ["input_features", "input_features_mask"]
+
+    def __init__(
+        self,
+        feature_size: int = 64,
+        sampling_rate: int = 16_000,
+        hop_length: int = 160,
+        win_length: int = 400,
+        n_fft: int = 512,
+        mel_low_hz: float = 50.0,
+        mel_high_hz: float = 8_000.0,
+        log_floor: float = 1e-8,
+        mean: float = 0.0,
+        std: float = 1.0,
+        patch_frames: int = 16,
+        padding_value: float = 0.0,
+        padding_side: str = "right",
+        **kwargs: Any,
+    ):
+        unknown = sorted(set(kwargs) - _KEYS_OF_TRANSFORMERS)
+        if unknown:
+            known = sorted(set(signature(type(self)).parameters) - {"kwargs"})
+            raise ValueError(f"unknown keys {unknown} for {type(self).__name__}; known keys are {known}")
+        if padding_side != "right":
+            raise ValueError(f"padding_side={padding_side!r}; clips begin at the first frame, so it must be 'right'")
+        if not 0 < hop_length <= win_length <= n_fft or n_fft % 2:
+            raise ValueError(
+                f"hop_length={hop_length} <= win_length={win_length} <= n_fft={n_fft} must hold, and n_fft be even"
+            )
+        if not 0 <= mel_low_hz < mel_high_hz <= sampling_rate / 2:
+            raise ValueError(
+                f"mel_low_hz={mel_low_hz} and mel_high_hz={mel_high_hz} must lie in order between 0 and half of "
+                f"sampling_rate={sampling_rate}"
+            )
+        if not (log_floor > 0 and std > 0):
+            raise ValueError(f"log_floor={log_floor} and std={std} must be positive")
+        kwargs["return_attention_mask"] = False  # the name belongs to the text side; ours is input_features_mask
+        super().__init__(feature_size, sampling_rate, padding_value, padding_side=padding_side, **kwargs)
+        self.hop_length = hop_length
+        self.win_length = win_length
+        self.n_fft = n_fft
+        self.mel_low_hz = mel_low_hz
+        self.mel_high_hz = mel_high_hz
+        self.log_floor = log_floor
+        self.mean = mean
+        self.std = std
+        self.patch_frames = patch_frames
+        self.window = np.hanning(win_length + 1)[:-1]  # periodic
+        self.mel_filters = mel_filter_bank(
+            n_fft // 2 + 1, feature_size, mel_low_hz, mel_high_hz, sampling_rate, norm="slaney", mel_scale="slaney"
+        )  # (n_fft // 2 + 1, feature_size)
+
+    @property
+    def min_samples(self) -> int:
+        """Samples of the shortest clip that fills one patch: 2400, or 0.15 s, at the defaults."""
+        return max((self.patch_frames - 1) * self.hop_length, self.win_length // 2 + 1)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Log-mel frames of a waveform of `num_samples` samples."""
+        return 1 + num_samples // self.hop_length
+
+    def load(
+        self, item: Any, sampling_rate: int | None = None, resample: bool = False, name: str | None = None
+    ) -> np.ndarray:
+        """One clip in any form as the waveform the model hears: (n,) float32, mono, at `self.sampling_rate`.
+
+        Args, Raises: see `load_waveform` in `audio_slap.py`. A clip shorter than `min_samples` is an error.
+        """
+        return load_waveform(item, self.sampling_rate, sampling_rate, resample, name, self.min_samples)
+
+    def log_mel(self, waveform: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """The normalised log-mel spectrogram of one waveform.
+
+        Args:
+            waveform: (n,) floating point at `self.sampling_rate`, n >= `min_samples`, as `load` returns it. An array
+                is computed by numpy; a tensor on its own device, to the same values. (Apple's GPUs have no float64;
+                there, quiet bins beside loud ones differ by up to 2e-2.)
+        Returns:
+            (1 + n // hop_length, feature_size), float32, of the kind that came.
+        Raises:
+            ValueError: not one-dimensional, or too short.
+        """
+        if waveform.ndim != 1 or len(waveform) < self.min_samples:
+            raise ValueError(
+                f"expected a waveform (n,) of at least {self.min_samples} samples at {self.sampling_rate} Hz, got "
+                f"shape {tuple(waveform.shape)}; `load` reads and checks clips of any form"
+            )
+        if isinstance(waveform, torch.Tensor):
+            dtype = torch.float32 if waveform.device.type == "mps" else torch.float64
+            window = torch.from_numpy(self.window).to(waveform.device, dtype)
+            mel_filters = torch.from_numpy(self.mel_filters).to(waveform.device, dtype)
+            log_mel = log_mel_spectrogram_torch(waveform, window, mel_filters, self.hop_length, self.log_floor)
+        else:
+            log_mel = log_mel_spectrogram(waveform, self.window, self.mel_filters, self.hop_length, self.log_floor)
+        log_mel -= self.mean
+        log_mel /= self.std
+        return log_mel
+
+    def __call__(
+        self,
+        audio: Any,
+        sampling_rate: int | None = None,
+        resample: bool = False,
+        padding: bool | str = True,
+        return_tensors: str | None = None,
+    ) -> BatchFeature:
+        """Features of one clip or a batch.
+
+        Args:
+            audio: one clip in any form that `load` reads, or a list of clips, which may be of mixed forms. A
+                two-dimensional array is one clip of several channels; a list is a batch.
+            sampling_rate: Hz, of the arrays that come without their own.
+            resample: resample arrays at another rate; otherwise they are an error.
+            padding: True (or "longest") fills up to the longest clip; False leaves each clip its length.
+            return_tensors: "np", "pt" or None. None gives numpy arrays, and lists of them without padding.
+        Returns:
+            input_features (B, T, feature_size), float32, and input_features_mask (B, T), int64, 1 is sound.
+        Raises:
+            AudioError: see `load`; the message says which clip of the batch.
+            ValueError: an empty batch, or clips of unequal length as tensors without padding.
+        """
+        if padding not in (True, "longest", False, "do_not_pad", None):
+            raise ValueError(f"padding={padding!r}; accepted are True, which fills up to the longest clip, and False")
+        clips = _as_batch(audio)
+        features = [
+            self.log_mel(self.load(clip, sampling_rate, resample, name=f"audio[{index}]"))
+            for index, clip in enumerate(clips)
+        ]
+        lengths = [len(frames) for frames in features]
+        if padding not in (True, "longest"):
+            if return_tensors is None:
+                masks = [np.ones(length, np.int64) for length in lengths]
+                return BatchFeature({"input_features": features, "input_features_mask": masks})
+            if len(set(lengths)) > 1:
+                raise ValueError(
+                    f"clips of {sorted(set(lengths))} frames do not stack into one tensor; pass padding=True, or "
+                    "return_tensors=None for a list"
+                )
+        batch = np.full((len(features), max(lengths), self.feature_size), self.padding_value, np.float32)
+        mask = np.zeros(batch.shape[:2], np.int64)
+        for row, frames in enumerate(features):
+            batch[row, : len(frames)] = frames
+            mask[row, : len(frames)] = 1
+        return BatchFeature({"input_features": batch, "input_features_mask": mask}, tensor_type=return_tensors)
+
+    def fetch_audio(self, audio: Any, sampling_rate: int | None = None) -> Any:
+        """Clips that carry their rate (files, bytes, decoders, dictionaries) as waveforms; arrays stay as they are.
+
+        transformers calls it before `__call__`. `sampling_rate` may only be the model's.
+        """
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(f"the model hears {self.sampling_rate} Hz, so audio is not fetched at {sampling_rate} Hz")
+        if isinstance(audio, list | tuple) and not _is_numbers(audio):
+            return [self.fetch_audio(item) for item in audio]
+        is_array = hasattr(audio, "__array__") or _is_numbers(audio)
+        return audio if is_array else self.load(audio)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The parameters, without the arrays computed from them."""
+        output = super().to_dict()
+        for computed in ("mel_filters", "window"):
+            output.pop(computed, None)
+        return output
+
+
+def _is_numbers(audio: Any) -> bool:
+    """True for a list of numbers, which is one clip and not a batch."""
+    return isinstance(audio, list | tuple) and len(audio) > 0 and isinstance(audio[0], int | float | np.number)
+
+
+def _as_batch(audio: Any) -> list:
+    """A list of clips from one clip or several."""
+    if not isinstance(audio, list | tuple) or _is_numbers(audio):
+        return [audio]
+    if not audio:
+        raise ValueError("audio is an empty list; pass at least one clip")
+    return list(audio)

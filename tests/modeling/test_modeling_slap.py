@@ -1,0 +1,501 @@
+"""The model: packed = padded = alone, one folder for every head, captions, and what it refuses."""
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file
+
+from hf_slap.modeling.attention_slap import PackedLayout
+from hf_slap.modeling.configuration_slap import SlapAudioConfig, SlapConfig
+from hf_slap.modeling.modeling_slap import (
+    SlapAudioModel,
+    SlapForAudioCaptioning,
+    SlapForAudioClassification,
+    SlapForPreTraining,
+    SlapModel,
+    rotary_angles,
+    rotate,
+    shift_right,
+)
+
+FRAMES = [151, 47, 90, 47]  # unequal, and no multiples of a patch
+COLUMNS = [9, 2, 5, 2]
+AUDIO = {
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "intermediate_size": 160,
+    "local_window": 4,
+}
+TEXT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 80, "vocab_size": 97}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+DECODER = {
+    "vocab_size": 97,
+    "hidden_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 5,
+    "intermediate_size": 70,
+}
+PROTOTYPES = {"num_prototypes": 53, "prototype_hidden_size": 61, "prototype_bottleneck_size": 17}
+
+
+def small_config(audio=(), **changes):
+    parts = {"audio_config": {**AUDIO, **dict(audio)}, "text_config": {**TEXT, **SPECIAL}, "decoder_config": DECODER}
+    return SlapConfig(**{**parts, "projection_dim": 29, **PROTOTYPES, **SPECIAL, **changes})
+
+
+def small_model(cls=SlapForPreTraining, dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    return cls(small_config(**changes)).to(dtype).eval()
+
+
+def sounds(dtype=torch.float32):
+    torch.manual_seed(1)
+    x = torch.randn(len(FRAMES), max(FRAMES), 64, dtype=dtype)
+    mask = (torch.arange(max(FRAMES)) < torch.tensor(FRAMES)[:, None]).long()
+    return x, mask
+
+
+def packed(x):
+    """The same clips, one after another, cut to whole patches."""
+    frames = [16 * n for n in COLUMNS]
+    return torch.cat([clip[:n] for clip, n in zip(x, frames, strict=True)]), frames
+
+
+def captions():
+    torch.manual_seed(2)
+    ids = torch.randint(3, 97, (len(FRAMES), 7))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    return ids, mask, ids.masked_fill(mask == 0, -100)
+
+
+def with_gradients(model, embeds):
+    (embeds * torch.linspace(-1, 1, embeds.numel()).view_as(embeds)).sum().backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return gradients
+
+
+# ------------------------------------------------------------------------------------------ same clip, same embedding
+
+
+@pytest.mark.parametrize("backend", ["eager", "clips", "banded", "padded", "auto"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+def test_packed_padded_and_alone_are_equal_with_their_gradients(backend, dtype, tolerance):
+    model = small_model(SlapModel, dtype, audio={"attention_backend": backend})
+    x, mask = sounds(dtype)
+    together, frames = packed(x)
+
+    def embed(*args, **kwargs):
+        return model.get_audio_features(*args, **kwargs).pooler_output
+
+    from_padded = embed(x, mask)
+    from_packed = embed(together, clip_frames=frames)
+    alone = torch.cat([embed(x[i : i + 1, :n]) for i, n in enumerate(FRAMES)])
+    for other in (from_packed, alone):
+        torch.testing.assert_close(other, from_padded, atol=tolerance, rtol=0)
+    reference, *others = (with_gradients(model, e) for e in (from_padded, from_packed, alone))
+    for other in others:
+        for name, gradient in reference.items():
+            torch.testing.assert_close(
+                other[name], gradient, atol=10 * tolerance * max(1, gradient.abs().max()), rtol=0
+            )
+
+
+def test_what_lies_in_the_padding_does_not_matter():
+    model, (x, mask) = small_model(SlapModel), sounds()
+    loud = torch.where(mask[..., None].bool(), x, 1e4)
+    with torch.no_grad():
+        expected, found = (model.get_audio_features(y, mask).pooler_output for y in (x, loud))
+    assert torch.equal(expected, found)
+
+
+def test_permuting_a_batch_permutes_its_embeddings():
+    model, (x, mask), order = small_model(SlapModel), sounds(), [2, 0, 3, 1]
+    with torch.no_grad():
+        straight, shuffled = (model.get_audio_features(x[o], mask[o]).pooler_output for o in ([0, 1, 2, 3], order))
+    torch.testing.assert_close(shuffled, straight[order], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "flex_attention"])
+def test_attention_implementations_give_equal_results(implementation, tmp_path):
+    small_model().save_pretrained(tmp_path)
+    (x, mask), (ids, text_mask, labels) = sounds(), captions()
+    inputs = {"input_ids": ids, "attention_mask": text_mask, "labels": labels}
+    outputs = []
+    for name in ("sdpa", implementation):
+        model = SlapForPreTraining.from_pretrained(tmp_path, attn_implementation=name).eval()
+        # transformers compiles FlexAttention for the text tower, which takes minutes on CPU and changes nothing here
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            outputs.append(model(x, mask, **inputs))
+    for key in ("audio_embeds", "text_embeds", "caption_logits"):
+        torch.testing.assert_close(outputs[1][key], outputs[0][key], atol=1e-5, rtol=0)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = small_model().train()
+        if checkpointing:
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        (x, mask), (ids, text_mask, labels) = sounds(), captions()
+        out = model(x, mask, input_ids=ids, attention_mask=text_mask, labels=labels)
+        gradients.append(with_gradients(model, out.caption_logits) | with_gradients_of(model, x, mask))
+    assert gradients[0].keys() == gradients[1].keys()
+    for name in gradients[0]:
+        torch.testing.assert_close(gradients[1][name], gradients[0][name], atol=1e-6, rtol=1e-5)
+
+
+def with_gradients_of(model, x, mask):
+    return with_gradients(model, model.slap.get_audio_features(x, mask).pooler_output)
+
+
+# ------------------------------------------------------------------------------------------ the architecture
+
+
+def test_slap_base_has_the_parameters_of_the_table():
+    with torch.device("meta"):
+        model = SlapForPreTraining(SlapConfig())
+
+    def millions(module):
+        return sum(p.numel() for p in module.parameters()) / 1e6
+
+    audio = model.slap.audio_model
+    assert millions(audio) - millions(audio.pooler) == pytest.approx(113.5, abs=0.1)
+    assert millions(audio.pooler) == pytest.approx(7.1, abs=0.1)
+    assert millions(model.slap.text_model) == pytest.approx(149, abs=1)
+    assert millions(model.decoder) == pytest.approx(36 + 26, abs=1)
+    assert millions(model.prototype_head) == pytest.approx(23.1, abs=0.1)
+    assert not any(name.endswith("bias") for name, _ in audio.named_parameters())
+
+
+@pytest.mark.parametrize(("seconds", "tokens"), [(1, 24), (2, 48), (5, 124), (7, 172), (10, 248), (20, 500), (30, 748)])
+def test_token_counts_of_the_table(seconds, tokens):
+    frames = 1 + seconds * 16_000 // 160  # centred frames
+    model = small_model(SlapModel).audio_model
+    _, lengths = model.patchify(torch.zeros(1, frames, 64), None, None)
+    assert lengths == [tokens]
+
+
+def test_patches_hold_the_frames_and_bins_they_claim():
+    model = small_model(SlapModel).audio_model
+    x = torch.arange(32 * 64.0).view(1, 32, 64)  # value = 64 * frame + bin
+    patches, lengths = model.patchify(x, None, None)
+    assert lengths == [8] and patches.shape == (8, 256)
+    column, row = 1, 2  # time-major: token = 4 * column + row
+    expected = x[0, 16 * column : 16 * column + 16, 16 * row : 16 * row + 16].flatten()
+    assert torch.equal(patches[4 * column + row], expected)
+
+
+def test_dense_features_know_their_time():
+    model, (x, mask) = small_model(SlapModel).audio_model, sounds()
+    with torch.no_grad():
+        out = model(x, mask)
+    assert out.last_hidden_state.shape == (4, 36, 96)
+    assert out.attention_mask.sum(1).tolist() == [4 * n for n in COLUMNS]
+    assert out.last_hidden_state[~out.attention_mask].abs().max() == 0
+    # the patch of column c covers frames 16 c to 16 c + 15, whose middles lie 10 ms apart
+    assert out.token_seconds[0, [0, 3, 4, 35]].tolist() == pytest.approx([0.075, 0.075, 0.235, 1.355])
+
+
+def test_rotary_scores_depend_on_the_distance_in_time_and_in_frequency_alone():
+    config = SlapAudioConfig(**AUDIO)
+    layout = PackedLayout([40], rows=4)
+    cos, sin = rotary_angles(layout, config, torch.float32)
+    torch.manual_seed(3)
+    q, k = (torch.randn(1, 1, 32).expand(40, 1, 32) for _ in range(2))
+    q, k = rotate(q, cos, sin)[:, 0], rotate(k, cos, sin)[:, 0]
+
+    def score(i, j):  # tokens given as (column, row)
+        return (q[4 * i[0] + i[1]] @ k[4 * j[0] + j[1]]).item()
+
+    assert score((1, 0), (4, 2)) == pytest.approx(score((5, 1), (8, 3)), abs=1e-4)
+    assert score((1, 0), (4, 2)) != pytest.approx(score((1, 0), (5, 2)), abs=1e-2)
+    assert score((1, 0), (4, 2)) != pytest.approx(score((1, 0), (4, 3)), abs=1e-2)
+
+
+def test_a_masked_token_is_replaced_before_anything_is_computed():
+    model = small_model(SlapModel).audio_model
+    x, frames = packed(sounds()[0])
+    hidden_patch = torch.zeros(sum(frames) // 4, dtype=torch.bool)
+    hidden_patch[5] = True  # column 1, row 1 of the first clip
+    changed = x.clone()
+    changed[16:32, 16:32] += 7.0
+    with torch.no_grad():
+        clean, masked, masked_changed = (
+            model(y, clip_frames=frames, patch_mask=m).last_hidden_state
+            for y, m in ((x, None), (x, hidden_patch), (changed, hidden_patch))
+        )
+    assert torch.equal(masked, masked_changed)
+    assert not torch.allclose(clean[0], masked[0]) and torch.allclose(clean[1:], masked[1:], atol=1e-6)
+
+
+def test_one_patch_and_ten_minutes_both_work():
+    model = small_model(SlapModel)
+    with torch.inference_mode():
+        assert model.get_audio_features(torch.randn(1, 16, 64)).last_hidden_state.shape == (1, 4, 96)
+        out = model.get_audio_features(torch.randn(1, 60_001, 64))
+    assert out.last_hidden_state.shape == (1, 15_000, 96)
+    assert out.pooler_output.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("value", [-20.0, 1e-3, 20.0], ids=["silence", "mean", "full scale"])
+def test_extreme_sounds_stay_finite(dtype, value):
+    model = small_model(SlapModel, dtype)
+    with torch.no_grad():
+        out = model.get_audio_features(torch.full((2, 64, 64), value))
+    assert out.last_hidden_state.isfinite().all()
+    assert out.pooler_output.float().norm(dim=-1).tolist() == pytest.approx([1, 1], abs=1e-2)
+
+
+def test_bfloat16_stays_near_float32():
+    x, mask = sounds()
+    with torch.no_grad():
+        full, half = (
+            small_model(SlapModel, d).get_audio_features(x, mask).pooler_output.float()
+            for d in (torch.float32, torch.bfloat16)
+        )
+    assert torch.nn.functional.cosine_similarity(full, half).min() > 0.99
+
+
+# ------------------------------------------------------------------------------------------ the joint space
+
+
+def test_forward_compares_every_clip_with_every_text():
+    model, (x, mask), (ids, text_mask, _) = small_model(SlapModel), sounds(), captions()
+    with torch.no_grad():
+        out = model(ids[:3], x, text_mask[:3], mask)
+    assert out.logits_per_audio.shape == (4, 3) and torch.equal(out.logits_per_text, out.logits_per_audio.T)
+    torch.testing.assert_close(out.audio_embeds.norm(dim=-1), torch.ones(4))
+    torch.testing.assert_close(out.logits_per_audio, model.scale * out.audio_embeds @ out.text_embeds.T)
+    assert isinstance(model(ids, x, text_mask, mask, return_loss=True, return_dict=False), tuple)
+
+
+def test_the_multiplier_is_clamped():
+    model = small_model(SlapModel)
+    with torch.no_grad():
+        model.logit_scale.fill_(50.0)
+    assert model.scale.item() == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("pooling", ["map", "mean", "last", "cls"])
+def test_padding_text_does_not_change_it(pooling):
+    model, (ids, mask, _) = small_model(SlapModel, text_pooling=pooling), captions()
+    with torch.no_grad():
+        together = model.get_text_features(ids, mask).pooler_output[1]
+        alone = model.get_text_features(ids[1:2, :4]).pooler_output[0]
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "pooling"),
+    [
+        ({"model_type": "bert", "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "vocab_size": 97}, "pooler"),
+        ({"model_type": "roberta", "hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "vocab_size": 97}, "map"),
+        ({"model_type": "gpt2", "n_embd": 48, "n_layer": 1, "n_head": 3, "vocab_size": 97}, "last"),
+    ],
+    ids=["bert", "roberta", "gpt2"],
+)  # fmt: skip
+def test_other_text_towers_plug_in_and_survive_the_disk(text, pooling, tmp_path):
+    model, (ids, mask, _) = small_model(SlapModel, text_config=text, text_pooling=pooling), captions()
+    model.save_pretrained(tmp_path)
+    again = SlapModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected, found = (m.get_text_features(ids, mask).pooler_output for m in (model, again))
+    assert torch.equal(expected, found)
+
+
+def test_towers_come_from_pretrained_folders(tmp_path):
+    trained = small_model()
+    trained.slap.text_model.save_pretrained(tmp_path / "text")
+    trained.save_pretrained(tmp_path / "slap")
+    model = SlapForPreTraining.from_audio_text_pretrained(
+        audio=str(tmp_path / "slap"),
+        text=str(tmp_path / "text"),
+        decoder_config=DECODER,
+        projection_dim=31,
+        **PROTOTYPES,
+    )
+    assert model.config.projection_dim == 31 and model.config.text_config.vocab_size == 97
+    for name in ("audio_model", "text_model"):
+        expected, found = (getattr(m.slap, name).state_dict() for m in (trained, model))
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+# ------------------------------------------------------------------------------------------ one folder for every head
+
+
+@pytest.mark.parametrize(
+    "cls", [SlapForPreTraining, SlapModel, SlapAudioModel, SlapForAudioCaptioning, SlapForAudioClassification]
+)
+def test_one_folder_serves_every_head(cls, tmp_path):
+    trained = small_model()
+    trained.save_pretrained(tmp_path)
+    model, info = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    ours = model if cls is SlapAudioModel else (model if cls is SlapModel else model.slap).audio_model
+    for key, value in trained.slap.audio_model.state_dict().items():
+        assert torch.equal(value, ours.state_dict()[key])
+
+
+def test_an_audio_model_loads_from_the_folder_of_a_slap_model(tmp_path):
+    small_model(SlapModel).save_pretrained(tmp_path)
+    _, info = SlapAudioModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_weights_are_safetensors_without_teacher_or_copies(tmp_path):
+    small_model().save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert not [name for name in weights if "teacher" in name or name == "lm_head.weight"]  # the latter is tied
+    assert not list(tmp_path.glob("*.bin")) + list(tmp_path.glob("*.pt"))
+
+
+def test_every_parameter_is_set_when_it_is_missing_from_the_folder(tmp_path):
+    """Models are built on the meta device: a parameter that nobody sets holds whatever memory held."""
+    from safetensors.torch import save_file
+
+    small_model().save_pretrained(tmp_path)
+    save_file({"slap.logit_scale": torch.tensor([1.5])}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = SlapForPreTraining.from_pretrained(tmp_path)
+    assert model.slap.logit_scale.item() == 1.5
+    for name, p in model.named_parameters():
+        assert p.isfinite().all() and p.abs().max() < 10, name
+        assert p.abs().max() > 0 or name.endswith("bias"), name
+
+
+def test_the_folder_of_another_model_is_refused(tmp_path):
+    tower = transformers.BertModel(transformers.BertConfig(hidden_size=12, num_hidden_layers=1, num_attention_heads=2))
+    tower.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="configuration of a 'bert' model, not of a 'slap' model"):
+        SlapModel.from_pretrained(tmp_path)
+
+
+def test_classification_learns_single_and_multi_label():
+    model, (x, mask) = small_model(SlapForAudioClassification, num_labels=5), sounds()
+    single = model(x, mask, labels=torch.tensor([0, 4, 2, 1]))
+    multi = model(x, mask, labels=torch.eye(5)[:4])
+    assert single.logits.shape == (4, 5)
+    torch.testing.assert_close(
+        single.loss, torch.nn.functional.cross_entropy(single.logits, torch.tensor([0, 4, 2, 1]))
+    )
+    assert multi.loss.item() == pytest.approx(
+        torch.nn.functional.binary_cross_entropy_with_logits(multi.logits, torch.eye(5)[:4]).item()
+    )
+
+
+# ------------------------------------------------------------------------------------------ captions
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    model = small_model(SlapForAudioCaptioning)
+    torch.manual_seed(4)
+    for p in model.decoder.parameters():  # livelier than a fresh model, so that captions differ
+        if p.dim() > 1:
+            torch.nn.init.normal_(p, std=0.3)
+    return model
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize(
+    "cache", [{"use_cache": True}, {"use_cache": False}, {"cache_implementation": "static"}], ids=str
+)
+def test_captions_of_a_padded_batch_equal_captions_one_by_one(captioner, beams, cache):
+    x, mask = sounds()
+    settings = {"max_new_tokens": 11, "num_beams": beams, "do_sample": False}
+    together = captioner.generate(input_features=x, input_features_mask=mask, **settings, **cache).tolist()
+    for i, n in enumerate(FRAMES):
+        alone = captioner.generate(input_features=x[i : i + 1, :n], use_cache=True, **settings)[0].tolist()
+        assert together[i][: len(alone)] == alone
+    assert together[0] != together[1]  # the captioner listens
+
+
+def test_sampling_follows_its_seed(captioner):
+    x, mask = sounds()
+    drawn = []
+    for seed in (5, 5, 6):
+        torch.manual_seed(seed)
+        drawn.append(captioner.generate(input_features=x, input_features_mask=mask, do_sample=True, max_new_tokens=9))
+    assert torch.equal(drawn[0], drawn[1]) and drawn[0].tolist() != drawn[2].tolist()
+
+
+def test_teacher_forcing_scores_what_generation_would_choose(captioner):
+    x, mask = sounds()
+    written = captioner.generate(input_features=x, input_features_mask=mask, max_new_tokens=7, do_sample=False)
+    with torch.no_grad():
+        logits = captioner(x, mask, labels=written[:, 1:].masked_fill(written[:, 1:] == 0, -100)).logits
+    chosen = written[0, 1:]
+    assert torch.equal(logits[0].argmax(-1)[: len(chosen)], chosen)
+
+
+def test_labels_are_shifted_behind_the_start_token():
+    labels = torch.tensor([[5, 6, 2], [7, 2, -100]])
+    assert shift_right(labels, start=1, pad=0).tolist() == [[1, 5, 6], [1, 7, 2]]
+
+
+def test_a_caption_longer_than_its_positions_is_refused(captioner):
+    x, _ = sounds()
+    limit = captioner.config.decoder_config.max_position_embeddings
+    with pytest.raises(ValueError, match=f"at most {limit} tokens"):
+        captioner(x, decoder_input_ids=torch.ones(4, limit + 1, dtype=torch.long))
+
+
+# ------------------------------------------------------------------------------------------ pretraining
+
+
+def test_only_the_parts_that_are_asked_for_run():
+    model, (x, mask), (ids, text_mask, labels) = small_model(), sounds(), captions()
+    patches = torch.arange(4 * sum(COLUMNS)) % 2 == 0
+    with torch.no_grad():
+        everything = model(x, mask, input_ids=ids, attention_mask=text_mask, labels=labels, patch_mask=patches)
+        assert everything.prototype_scores.shape == (int(patches.sum()), 53)
+        assert everything.caption_logits.shape == (4, 7, 97)
+        assert model(x, mask, patch_mask=patches).keys() == {"logit_scale", "prototype_scores"}
+        assert model(x, mask, labels=labels).keys() == {"logit_scale", "caption_logits"}
+
+
+def test_contrastive_reads_the_clean_pass_unless_the_masked_one_is_shared():
+    model, (x, mask), (ids, text_mask, _) = small_model(), sounds(), captions()
+    patches = torch.arange(4 * sum(COLUMNS)) % 2 == 0
+    text = {"input_ids": ids, "attention_mask": text_mask}
+    with torch.no_grad():
+        clean, beside, shared = (
+            model(x, mask, **text, **masked).audio_embeds
+            for masked in ({}, {"patch_mask": patches}, {"patch_mask": patches, "shared_masked_pass": True})
+        )
+    assert torch.equal(clean, beside) and not torch.allclose(clean, shared, atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"input_features": torch.zeros(2, 15, 64)}, "clip 0 has 15 frames; a patch needs 16 frames"),
+        ({"input_features": torch.zeros(2, 32, 64), "input_features_mask": torch.tensor([[1] * 32, [1] * 9 + [0] * 23])}, "clip 1 has 9 frames"),
+        ({"input_features": torch.zeros(0, 32, 64)}, "the batch has no clip"),
+        ({"input_features": torch.zeros(2, 32, 80)}, "must end in 64 mel bins"),
+        ({"input_features": torch.zeros(32, 64)}, "need clip_frames"),
+        ({"input_features": torch.zeros(1, 2, 32, 64)}, "must be .clips, frames, mel bins."),
+        ({"input_features": torch.zeros(48, 64), "clip_frames": [16, 30]}, "multiples of 16 and sum to the frames"),
+        ({"input_features": torch.zeros(2, 32, 64), "input_features_mask": torch.ones(2, 31)}, "must be .clips, frames."),
+        ({"input_features": torch.zeros(1, 32, 64), "input_features_mask": torch.tensor([[0] * 8 + [1] * 24])}, "right padding"),
+        ({"input_features": torch.zeros(1, 32, 64), "patch_mask": torch.zeros(7, dtype=torch.bool)}, "one entry per token, 8"),
+        ({"input_features": torch.zeros(1, 32, 64), "output_attentions": True}, "keeps no attention weights"),
+    ],
+)  # fmt: skip
+def test_features_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_model(SlapModel).audio_model(**arguments)
+
+
+def test_a_missing_side_is_named():
+    model, (x, _), (ids, _, _) = small_model(SlapModel), sounds(), captions()
+    with pytest.raises(ValueError, match="input_features is missing"):
+        model(ids)
+    with pytest.raises(ValueError, match="input_ids is missing"):
+        model(input_features=x)
