@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 
 WINDOW_UNITS = ("patch_columns", "tokens", "exact_columns")
 ATTENTION_BACKENDS = ("auto", "eager", "clips", "banded", "padded", "varlen", "flex")
+LONG_AUDIO = ("windows", "whole")
 TEXT_POOLINGS = ("map", "cls", "mean", "last", "pooler")
 
 # Keys that transformers itself writes into, or reads from, a configuration besides its declared fields.
@@ -48,7 +49,9 @@ class SlapAudioConfig(_StrictConfig):
         patch_frames: frames (time) of one patch.
         patch_bins: mel bins (frequency) of one patch.
         frames_per_second: frame rate of the front end; it turns patch columns into seconds.
-        max_audio_seconds: longest clip seen in training.
+        max_audio_seconds: longest clip seen in training; longer ones are encoded in windows of this length.
+        long_audio: "windows", or "whole" to encode clips of any length in one piece.
+        window_overlap_seconds: overlap of neighbouring windows.
         layer_types: per layer "sliding_attention" (local) or "full_attention" (global); None repeats local, local,
             global.
         local_window: whole width of the local window, in `local_window_unit`; half of it lies on each side.
@@ -72,6 +75,8 @@ class SlapAudioConfig(_StrictConfig):
     patch_bins: int = 16  # P
     frames_per_second: float = 100.0  # P: 10 ms hop
     max_audio_seconds: float = 30.0  # P
+    long_audio: str = "windows"  # A
+    window_overlap_seconds: float = 3.0  # A: 10 %, so that every moment has 1.5 s of context on both sides
     hidden_size: int = 768  # P
     num_hidden_layers: int = 12  # P
     num_attention_heads: int = 12  # P
@@ -101,6 +106,8 @@ class SlapAudioConfig(_StrictConfig):
             )
         if self.local_window_unit not in WINDOW_UNITS:
             raise ValueError(f"local_window_unit={self.local_window_unit!r}; accepted are {WINDOW_UNITS}")
+        if self.long_audio not in LONG_AUDIO:
+            raise ValueError(f"long_audio={self.long_audio!r}; accepted are {LONG_AUDIO}")
         if self.attention_backend not in ATTENTION_BACKENDS:
             raise ValueError(f"attention_backend={self.attention_backend!r}; accepted are {ATTENTION_BACKENDS}")
 

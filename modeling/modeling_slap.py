@@ -6,6 +6,7 @@ D width of a tower, P width of the joint space, L text tokens, V vocabulary, K p
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,8 @@ from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
 from .losses_slap import caption_loss, contrastive_loss
 
 logger = logging.get_logger(__name__)
+
+INFERENCE_TOKENS = 32_768  # encoded at once without gradients; about 20 minutes of sound at the defaults
 
 # What packed attention does when transformers' `attn_implementation` is set and `attention_backend` is "auto".
 _BACKEND_OF_IMPLEMENTATION = {"eager": "eager", "flex_attention": "flex", "flash_attention_2": "varlen"}
@@ -266,8 +269,10 @@ class SlapAudioModel(SlapPreTrainedModel):
     """The audio encoder: clips of any duration in, dense features and one pooled feature per clip out.
 
     Loads alone from the folder of any SLAP model.
+    Clips longer than `max_audio_seconds` are encoded in overlapping windows: dense features are stitched, and the
+    pooled feature is the mean of the windows' weighted by the time each one owns.
     Paper: SLAP, section 2. Differs: tokens are time-major, so that the local window is a rule along the token index;
-    frames beyond the last whole patch are dropped.
+    frames beyond the last whole patch are dropped. Longer clips: Not stated; windows as the paper trains on 30 s.
     """
 
     config_class = SlapAudioConfig
@@ -374,37 +379,98 @@ class SlapAudioModel(SlapPreTrainedModel):
         """
         if output_attentions:
             raise ValueError("packed attention keeps no attention weights; leave output_attentions off")
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         config = self.config
         patches, lengths = self.patchify(input_features, input_features_mask, clip_frames)
-        exact = config.local_window_unit == "exact_columns"
-        layout = PackedLayout(lengths, config.patch_rows, patches.device, exact)
-        hidden = self.patch_embedding(patches)  # (T, D)
-        if patch_mask is not None:
-            if patch_mask.shape != (layout.total,):
-                raise ValueError(f"patch_mask {tuple(patch_mask.shape)} must have one entry per token, {layout.total}")
-            hidden = torch.where(patch_mask[:, None], self.mask_token.to(hidden.dtype), hidden)
-        cos, sin = rotary_angles(layout, config, hidden.dtype)
+        if patch_mask is not None and patch_mask.shape != (len(patches),):
+            raise ValueError(f"patch_mask {tuple(patch_mask.shape)} must have one entry per token, {len(patches)}")
+        longest = max(lengths) if config.long_audio == "whole" or patch_mask is not None else None
+        windows, clip_of_window = [], []
+        for clip, length in enumerate(lengths):
+            windows += audio_windows(length // config.patch_rows, config, longest)
+            clip_of_window += [clip] * (len(windows) - len(clip_of_window))
+        sizes = [(end - start) * config.patch_rows for start, end, *_ in windows]
 
-        if output_hidden_states is None:
-            output_hidden_states = config.output_hidden_states
-        states = []
-        for layer in self.layers:
-            if output_hidden_states:
-                states.append(layout.pad(hidden))
-            hidden = layer(hidden, layout, cos, sin)
-        hidden = self.norm(hidden)  # (T, D)
+        layout = self.layout(lengths, patches.device)
+        if len(windows) == len(lengths):
+            hidden, pooled, states = self._encode(patches, sizes, patch_mask, output_hidden_states)
+        else:  # some clips are longer than what was trained: encode windows, keep of each the part it owns
+            starts = layout.cu_seqlens.tolist()
+            read, keep = [], []
+            for clip, (start, end, own_start, own_end) in zip(clip_of_window, windows, strict=True):
+                column = torch.arange(start, end).repeat_interleave(config.patch_rows)
+                read.append(torch.arange(start * config.patch_rows, end * config.patch_rows) + starts[clip])
+                keep.append((column >= own_start) & (column < own_end))
+            read, keep = (torch.cat(x).to(patches.device) for x in (read, keep))
+            hidden, of_windows, states = self._encode(patches[read], sizes, None, output_hidden_states)
+            hidden, states = hidden[keep], [x[keep] for x in states]
+            share = of_windows.new_zeros(len(lengths), len(windows))
+            for i, (clip, (_, _, own_start, own_end)) in enumerate(zip(clip_of_window, windows, strict=True)):
+                share[clip, i] = (own_end - own_start) * config.patch_rows / lengths[clip]
+            pooled = share @ of_windows
 
         dense = layout.pad(hidden)  # (B, N, D)
-        mask = layout.mask()  # (B, N)
         column = torch.arange(layout.longest, device=dense.device) // config.patch_rows
         middle = column * config.patch_frames + (config.patch_frames - 1) / 2  # in frames
         return SlapAudioModelOutput(
             last_hidden_state=dense,
-            pooler_output=self.pooler(hidden, mask, layout.pad),
-            hidden_states=(*states, dense) if output_hidden_states else None,
-            attention_mask=mask,
-            token_seconds=(middle / config.frames_per_second).expand(mask.shape),
+            pooler_output=pooled,
+            hidden_states=(*map(layout.pad, states), dense) if states else None,
+            attention_mask=layout.mask(),
+            token_seconds=(middle / config.frames_per_second).expand(len(lengths), -1),
         )
+
+    def layout(self, lengths: list[int], device: torch.device) -> PackedLayout:
+        """Layout of clips of the given numbers of tokens under this model's window rule."""
+        exact = self.config.local_window_unit == "exact_columns"
+        return PackedLayout(lengths, self.config.patch_rows, device, exact)
+
+    def _encode(
+        self, patches: Tensor, lengths: list[int], patch_mask: Tensor | None, keep_states: bool | None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Packed patches (T, patch) of clips or windows to tokens (T, D), pooled features (B, D), layer inputs."""
+        if not torch.is_grad_enabled() and len(patches) > INFERENCE_TOKENS and len(lengths) > 1:
+            half = len(lengths) // 2  # bounds the memory of a large batch; no clip notices its batch mates
+            sizes = [sum(lengths[:half]), sum(lengths[half:])]
+            masks = (None, None) if patch_mask is None else patch_mask.split(sizes)
+            parts = zip(patches.split(sizes), (lengths[:half], lengths[half:]), masks, strict=True)
+            (h1, p1, s1), (h2, p2, s2) = (self._encode(*part, keep_states) for part in parts)
+            return torch.cat([h1, h2]), torch.cat([p1, p2]), [torch.cat(pair) for pair in zip(s1, s2, strict=True)]
+
+        layout = self.layout(lengths, patches.device)
+        hidden = self.patch_embedding(patches)  # (T, D)
+        if patch_mask is not None:
+            hidden = torch.where(patch_mask[:, None], self.mask_token.to(hidden.dtype), hidden)
+        cos, sin = rotary_angles(layout, self.config, hidden.dtype)
+        states = []
+        for layer in self.layers:
+            if keep_states:
+                states.append(hidden)
+            hidden = layer(hidden, layout, cos, sin)
+        hidden = self.norm(hidden)
+        return hidden, self.pooler(hidden, layout.mask(), layout.pad), states
+
+
+def audio_windows(columns: int, config: SlapAudioConfig, longest: int | None = None) -> list[tuple[int, int, int, int]]:
+    """Windows in which a clip is encoded: one for a clip of trained length, overlapping ones for a longer clip.
+
+    Args:
+        columns: patch columns of the clip.
+        config: states the longest window (`max_audio_seconds`) and the overlap (`window_overlap_seconds`).
+        longest: columns of the longest window in place of the configuration's.
+    Returns:
+        per window (start, end, start of the part it owns, its end) in patch columns. Windows begin at a fixed
+        stride; the last one ends with the clip. Every column is owned once: overlaps are cut in the middle.
+    """
+    per_second = config.frames_per_second / config.patch_frames
+    longest = longest or int(config.max_audio_seconds * per_second)
+    if columns <= longest:
+        return [(0, columns, 0, columns)]
+    stride = max(1, longest - int(config.window_overlap_seconds * per_second))
+    starts = [*range(0, columns - longest, stride), columns - longest]
+    cuts = [0, *((left + longest + right) // 2 for left, right in pairwise(starts)), columns]
+    return [(start, start + longest, *cut) for start, cut in zip(starts, pairwise(cuts), strict=True)]
 
 
 # ------------------------------------------------------------------------------------------------ joint space

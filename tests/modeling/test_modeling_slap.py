@@ -13,6 +13,7 @@ from hf_slap.modeling.modeling_slap import (
     SlapForAudioClassification,
     SlapForPreTraining,
     SlapModel,
+    audio_windows,
     rotary_angles,
     rotate,
     shift_right,
@@ -231,13 +232,57 @@ def test_a_masked_token_is_replaced_before_anything_is_computed():
     assert not torch.allclose(clean[0], masked[0]) and torch.allclose(clean[1:], masked[1:], atol=1e-6)
 
 
-def test_one_patch_and_ten_minutes_both_work():
-    model = small_model(SlapModel)
+@pytest.mark.parametrize("long_audio", ["windows", "whole"])
+def test_one_patch_and_ten_minutes_both_work(long_audio):
+    model = small_model(SlapModel, audio={"long_audio": long_audio})
     with torch.inference_mode():
         assert model.get_audio_features(torch.randn(1, 16, 64)).last_hidden_state.shape == (1, 4, 96)
         out = model.get_audio_features(torch.randn(1, 60_001, 64))
     assert out.last_hidden_state.shape == (1, 15_000, 96)
     assert out.pooler_output.isfinite().all()
+
+
+def test_windows_tile_a_long_clip_and_overlap():
+    config = SlapAudioConfig(max_audio_seconds=1.6, window_overlap_seconds=0.4)  # 10 columns, overlap 2
+    assert audio_windows(10, config) == [(0, 10, 0, 10)]
+    assert audio_windows(11, config) == [(0, 10, 0, 5), (1, 11, 5, 11)]
+    assert audio_windows(25, config) == [(0, 10, 0, 9), (8, 18, 9, 16), (15, 25, 16, 25)]
+    for columns in range(1, 97):
+        windows = audio_windows(columns, config)
+        owned = [c for *_, start, end in windows for c in range(start, end)]
+        assert owned == list(range(columns))
+        assert all(start <= own and end >= own_end for start, end, own, own_end in windows)
+
+
+def test_a_long_clip_is_the_weighted_mean_of_its_windows():
+    model = small_model(SlapModel, audio={"max_audio_seconds": 1.6, "window_overlap_seconds": 0.4}).audio_model
+    x = torch.randn(1, 11 * 16 + 5, 64)
+    with torch.no_grad():
+        whole = model(x)
+        first, second = model(x[:, :160]), model(x[:, 16:176])
+    expected = 5 / 11 * first.pooler_output + 6 / 11 * second.pooler_output
+    torch.testing.assert_close(whole.pooler_output, expected, atol=1e-6, rtol=0)
+    stitched = torch.cat([first.last_hidden_state[:, : 5 * 4], second.last_hidden_state[:, 4 * 4 :]], 1)
+    torch.testing.assert_close(whole.last_hidden_state, stitched, atol=1e-6, rtol=0)
+    assert whole.token_seconds[0, -1].item() == pytest.approx(1.675)
+
+
+def test_a_long_clip_keeps_its_embedding_among_short_ones():
+    model = small_model(SlapModel, audio={"max_audio_seconds": 0.7})
+    x, mask = sounds()
+    with torch.no_grad():
+        together = model.get_audio_features(x, mask).pooler_output
+        alone = torch.cat([model.get_audio_features(x[i : i + 1, :n]).pooler_output for i, n in enumerate(FRAMES)])
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=0)
+
+
+def test_a_large_batch_is_encoded_in_parts_without_a_difference(monkeypatch):
+    model, (x, mask) = small_model(SlapModel), sounds()
+    with torch.no_grad():
+        at_once = model.get_audio_features(x, mask).pooler_output
+        monkeypatch.setattr("hf_slap.modeling.modeling_slap.INFERENCE_TOKENS", 30)
+        in_parts = model.get_audio_features(x, mask).pooler_output
+    torch.testing.assert_close(in_parts, at_once, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
