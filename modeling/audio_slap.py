@@ -212,7 +212,7 @@ def _announced_samples(file: Any, source: str | bytes) -> int:
         data = source if isinstance(source, bytes) else Path(source).read_bytes()
         return max(_mp3_samples(data), file.frames if _has_mp3_contents(data) else 0)
     # libsndfile trusts the length of the file and only notes in its log that the header said otherwise.
-    note = re.search(r"^(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    note = re.search(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if note and int(note[1]) not in STREAMED_SIZES and int(note[2]):
         return round(file.frames * max(1.0, int(note[1]) / int(note[2])))
     return file.frames

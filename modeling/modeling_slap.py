@@ -344,7 +344,7 @@ class SlapAudioModel(SlapPreTrainedModel):
             )
         columns = [n // width for n in frames]
 
-        x = input_features.to(self.patch_embedding.weight.dtype)
+        x = input_features.to(self.mask_token.dtype)  # quantised layers have no weight tensor
         x = x[..., : x.shape[-2] // width * width, :]
         x = x.unflatten(-1, (rows, -1)).unflatten(-3, (-1, width))  # (..., columns, frames, rows, bins)
         x = x.transpose(-3, -2).flatten(-2)  # (..., columns, rows, patch)

@@ -25,9 +25,7 @@ class _AudioPipeline(Pipeline):
         return super().__call__(list(inputs) if isinstance(inputs, tuple) else inputs, **kwargs)
 
     def preprocess(self, audio: Any, sampling_rate: int | None = None, resample: bool = False) -> BatchFeature:
-        features = self.feature_extractor(
-            [audio], sampling_rate=sampling_rate, resample=resample, return_tensors="pt"
-        )
+        features = self.feature_extractor([audio], sampling_rate=sampling_rate, resample=resample, return_tensors="pt")
         return features.to(self.dtype)
 
 

@@ -1,0 +1,114 @@
+"""What varies from epoch to epoch in a clip: stripes of its log-mel, crop, loudness, bandwidth, company."""
+
+import math
+
+import numpy as np
+
+FRAMES_PER_STRIPE_COUNT = 1000  # 10 s at 100 frames/s: the length for which the number of time stripes is given
+
+
+def spec_augment(
+    features: np.ndarray,
+    rng: np.random.Generator,
+    time_masks: int = 2,
+    max_frames: int = 64,
+    freq_masks: int = 2,
+    max_bins: int = 8,
+) -> np.ndarray:
+    """Log-mel with stripes of time and of frequency set to 0, the mean of normalised features.
+
+    Args:
+        features: (T, M), normalised.
+        rng: the clip's own generator.
+        time_masks: time stripes per 10 s. A clip gets round(time_masks x T / 1000) of them, at least one; none if
+            this is 0.
+        max_frames: widths are uniform from 0 to this, but all time stripes together mask at most half of the clip.
+        freq_masks: frequency stripes, whatever the length.
+        max_bins: widths are uniform from 0 to this, but all frequency stripes together mask at most half of the bins.
+    Returns:
+        (T, M), a copy.
+    Raises:
+        ValueError: a negative number.
+    Paper: SpecAugment is on; sizes not stated. Chosen as in HTS-AT and WavCaps, per 10 s; the rule for other lengths
+        is ours.
+    """
+    if min(time_masks, max_frames, freq_masks, max_bins) < 0:
+        raise ValueError(
+            f"time_masks {time_masks}, max_frames {max_frames}, freq_masks {freq_masks} and max_bins {max_bins} "
+            "must not be negative"
+        )
+    features = features.copy()
+    frames, bins = features.shape
+    stripes = max(1, round(time_masks * frames / FRAMES_PER_STRIPE_COUNT)) if time_masks else 0
+    for start, stop in _stripes(rng, frames, stripes, max_frames):
+        features[start:stop] = 0.0
+    for start, stop in _stripes(rng, bins, freq_masks, max_bins):
+        features[:, start:stop] = 0.0
+    return features
+
+
+def _stripes(rng: np.random.Generator, length: int, count: int, widest: int) -> list[tuple[int, int]]:
+    if not count:
+        return []
+    widths = rng.integers(0, min(widest, length // (2 * count)), size=count, endpoint=True)
+    starts = [int(rng.integers(0, length - width, endpoint=True)) for width in widths]
+    return [(start, start + int(width)) for start, width in zip(starts, widths, strict=True)]
+
+
+def random_crop(waveform: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
+    """`samples` samples of (n,) from a place drawn uniformly; the whole where it is no longer than that."""
+    if len(waveform) <= samples:
+        return waveform
+    start = int(rng.integers(0, len(waveform) - samples, endpoint=True))
+    return waveform[start : start + samples]
+
+
+def apply_gain(waveform: np.ndarray, gain_db: float) -> np.ndarray:
+    """(n,) times 10^(gain_db / 20). Not clipped: a log-mel of samples beyond 1 is well defined."""
+    return (waveform * 10.0 ** (gain_db / 20.0)).astype(np.float32)
+
+
+def low_pass(waveform: np.ndarray, cutoff_hz: float, sampling_rate: int = 16_000) -> np.ndarray:
+    """Sound without what lies above a frequency, as if it had been recorded at a lower rate.
+
+    Args:
+        waveform: (n,).
+        cutoff_hz: kept in full up to here; from here to a tenth above, it falls to nothing along a cosine.
+        sampling_rate: in Hz.
+    Returns:
+        (n,), float32.
+    Raises:
+        ValueError: a cutoff that is not positive.
+    """
+    if not cutoff_hz > 0:
+        raise ValueError(f"cutoff_hz is {cutoff_hz}; expected a positive frequency")
+    spectrum = np.fft.rfft(waveform)
+    hz = np.fft.rfftfreq(len(waveform), 1.0 / sampling_rate)
+    slope = np.clip((hz - cutoff_hz) / (0.1 * cutoff_hz), 0.0, 1.0)  # 0 below the cutoff, 1 a tenth above it
+    return np.fft.irfft(spectrum * (0.5 + 0.5 * np.cos(math.pi * slope)), n=len(waveform)).astype(np.float32)
+
+
+def mix(waveform: np.ndarray, other: np.ndarray, level_db: float, offset: int = 0) -> np.ndarray:
+    """One sound over another.
+
+    Args:
+        waveform: (n,).
+        other: (m,), m + offset <= n, so that nothing of it is cut off.
+        level_db: RMS of the other above the waveform's, each over its own length. Where one is silent the other is
+            added as it is.
+        offset: the sample at which the other begins.
+    Returns:
+        (n,), float32.
+    Raises:
+        ValueError: the other does not fit.
+    """
+    if offset < 0 or offset + len(other) > len(waveform):
+        raise ValueError(
+            f"{len(other)} samples at offset {offset} do not fit into {len(waveform)}; "
+            "put the shorter clip over the longer one"
+        )
+    ours, its = (float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) for sound in (waveform, other))
+    scale = 10.0 ** (level_db / 20.0) * ours / its if ours > 0 and its > 0 else 1.0
+    mixed = waveform.astype(np.float32, copy=True)
+    mixed[offset : offset + len(other)] += (scale * other).astype(np.float32)
+    return mixed

@@ -1,0 +1,323 @@
+"""From rows of a corpus to the packed batch of a training step.
+
+Letters: B clips, F frames of all clips together, M mel bins, N patches of all clips together, L tokens.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..modeling.audio_slap import AudioError
+from .augmentation import apply_gain, low_pass, mix, random_crop, spec_augment
+from .batching import ClipRef
+
+_PARTNERS_TRIED = 8
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """What is drawn anew for a clip in every epoch. The waveform's augmentations are off unless asked for.
+
+    Args:
+        seed: of the run; with the epoch and the position in it, the only source of chance.
+        max_seconds: a longer clip is cropped to this, from a place drawn.
+        mask_ratio: share of the patches that the student does not see.
+        time_masks, max_time_mask_frames, freq_masks, max_freq_mask_bins: see `spec_augment`; both counts 0 is off.
+        gain_db: loudness is changed by up to so much, uniformly, both ways.
+        low_pass_probability: of a low-pass filter.
+        low_pass_hz: (lowest, highest) cutoff, uniform.
+        mix_probability: of a second clip that is no longer than the first, laid over it at a place drawn, with its
+            caption joined by "and".
+        mix_level_db: the second is up to so much louder or softer than the first, uniformly.
+        group_column: clips equal in this column are not each other's negatives, such as "label" where few captions
+            describe many clips. Default: clips with equal captions, or with an id that several rows have.
+        patch_frames, patch_bins: of the audio encoder.
+        cache_mb: memory for decoded clips, in MB (1e6 bytes), in every worker of the loader.
+    Raises:
+        ValueError: a value outside its range.
+    Paper: mask_ratio 0.5, SpecAugment, at most 30 s. The rest is not stated; chosen because small corpora need it.
+    """
+
+    seed: int = 0
+    max_seconds: float = 30.0
+    mask_ratio: float = 0.5
+    time_masks: int = 2
+    max_time_mask_frames: int = 64
+    freq_masks: int = 2
+    max_freq_mask_bins: int = 8
+    gain_db: float = 0.0
+    low_pass_probability: float = 0.0
+    low_pass_hz: tuple[float, float] = (2500.0, 8000.0)
+    mix_probability: float = 0.0
+    mix_level_db: float = 6.0
+    group_column: str | None = None
+    patch_frames: int = 16
+    patch_bins: int = 16
+    cache_mb: float = 0.0
+
+    def __post_init__(self):
+        for name in ("low_pass_probability", "mix_probability"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
+        for name in ("gain_db", "mix_level_db", "cache_mb", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if len(self.low_pass_hz) != 2 or not 0 < self.low_pass_hz[0] <= self.low_pass_hz[1]:
+            raise ValueError(f"low_pass_hz is {self.low_pass_hz}; expected (lowest, highest) in Hz")
+        if self.max_seconds * 100 < self.patch_frames:
+            raise ValueError(f"max_seconds is {self.max_seconds}; a clip needs at least one patch of frames")
+
+    @property
+    def changes_waveform(self) -> bool:
+        return self.gain_db > 0 or self.low_pass_probability > 0 or self.mix_probability > 0
+
+
+@dataclass(frozen=True)
+class TrainingClip:
+    """One clip as it is trained on: T frames, a multiple of the patch's."""
+
+    id: str
+    caption: str
+    features: np.ndarray  # (T, M) float32, SpecAugmented
+    teacher_features: np.ndarray  # (T, M) float32
+    patch_mask: np.ndarray  # (patches,) bool, time-major
+    group: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SkippedClip:
+    """A clip that cannot be trained on, and why."""
+
+    id: str
+    reason: str
+
+
+class PretrainDataset(torch.utils.data.Dataset):
+    """The clips of a corpus, as a pure function of (seed, epoch, position, row): workers and ranks change nothing.
+
+    Args:
+        corpus: from `load_corpus`.
+        feature_extractor: `SlapFeatureExtractor`.
+        draw_patch_mask: (columns, rows, ratio, rng) -> (columns * rows,) bool, time-major;
+            `hf_slap.objectives.draw_patch_mask`.
+        settings: see `ClipSettings`.
+    Raises:
+        ValueError: a corpus without the columns of `load_corpus`, or without the column to group by.
+    """
+
+    def __init__(
+        self,
+        corpus: Dataset,
+        feature_extractor: Any,
+        draw_patch_mask: Callable[[int, int, float, np.random.Generator], np.ndarray],
+        settings: ClipSettings | None = None,
+    ):
+        settings = settings or ClipSettings()
+        needed = ["id", "audio", "captions", *([settings.group_column] if settings.group_column else [])]
+        if missing := [column for column in needed if column not in corpus.column_names]:
+            raise ValueError(
+                f"the corpus has no column {missing}; its columns are {corpus.column_names}; open it with load_corpus"
+            )
+        self.corpus = corpus
+        self.feature_extractor = feature_extractor
+        self.draw_patch_mask = draw_patch_mask
+        self.settings = settings
+        self._repeated_ids = {name for name, count in Counter(corpus["id"]).items() if count > 1}
+        self._cache: dict[int, np.ndarray] = {}
+        self._cache_room = settings.cache_mb * 1e6
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __getitem__(self, ref: ClipRef) -> TrainingClip | SkippedClip:
+        """One clip in one epoch; a clip that cannot be read, or is shorter than one patch, comes as `SkippedClip`."""
+        settings = self.settings
+        # A stream for each purpose: switching one off leaves the others as they were.
+        seeds = np.random.SeedSequence((settings.seed, ref.epoch, ref.position)).spawn(4)
+        caption_rng, sound_rng, stripe_rng, mask_rng = map(np.random.default_rng, seeds)
+        row = self.corpus[ref.index]
+        caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
+        try:
+            features, second_caption = self._features(ref.index, row, sound_rng, caption_rng)
+            columns = len(features) // settings.patch_frames
+            if not columns:
+                raise AudioError(f"{len(features)} frames; one patch needs {settings.patch_frames}")
+        except AudioError as problem:
+            return SkippedClip(row["id"], str(problem))
+        if second_caption:
+            caption = f"{caption} and {second_caption}"
+
+        features = features[: columns * settings.patch_frames]
+        rows = features.shape[1] // settings.patch_bins
+        augmented = spec_augment(
+            features,
+            stripe_rng,
+            settings.time_masks,
+            settings.max_time_mask_frames,
+            settings.freq_masks,
+            settings.max_freq_mask_bins,
+        )
+        return TrainingClip(
+            id=row["id"],
+            caption=caption,
+            features=augmented,
+            teacher_features=features,
+            patch_mask=self.draw_patch_mask(columns, rows, settings.mask_ratio, mask_rng),
+            group=self._group(row, caption),
+            seconds=len(features) * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate,
+        )
+
+    def _features(
+        self, index: int, row: dict, sound_rng: np.random.Generator, caption_rng: np.random.Generator
+    ) -> tuple[np.ndarray, str | None]:
+        """(T, M) log-mel, and the caption of the clip that was mixed in, if one was."""
+        settings, extractor = self.settings, self.feature_extractor
+        longest = int(settings.max_seconds * extractor.sampling_rate)
+        if not settings.changes_waveform and index in self._cache and self._cache[index].ndim == 2:
+            return self._cache[index], None
+        whole = self._waveform(index, row)
+        waveform = random_crop(whole, longest, sound_rng)
+        if not settings.changes_waveform:
+            features = extractor.log_mel(waveform)
+            if len(whole) <= longest:
+                self._remember(index, features)
+            return features, None
+
+        second_caption = None
+        if sound_rng.random() < settings.mix_probability:
+            waveform, second_caption = self._mixed(waveform, index, sound_rng, caption_rng)
+        if sound_rng.random() < settings.low_pass_probability:
+            waveform = low_pass(waveform, sound_rng.uniform(*settings.low_pass_hz), extractor.sampling_rate)
+        if settings.gain_db:
+            waveform = apply_gain(waveform, sound_rng.uniform(-settings.gain_db, settings.gain_db))
+        return extractor.log_mel(waveform), second_caption
+
+    def _mixed(
+        self,
+        waveform: np.ndarray,
+        index: int,
+        sound_rng: np.random.Generator,
+        caption_rng: np.random.Generator,
+    ) -> tuple[np.ndarray, str | None]:
+        """The clip with another over it; alone where no drawn partner is another clip, readable and short enough."""
+        for partner in sound_rng.integers(len(self.corpus), size=_PARTNERS_TRIED).tolist():
+            row = self.corpus[partner]
+            if partner == index or row.get("duration", 0.0) > len(waveform) / self.feature_extractor.sampling_rate:
+                continue
+            try:
+                other = self._waveform(partner, row)
+            except AudioError:
+                continue  # reported when its own turn comes
+            if len(other) <= len(waveform):
+                offset = int(sound_rng.integers(0, len(waveform) - len(other), endpoint=True))
+                level = sound_rng.uniform(-self.settings.mix_level_db, self.settings.mix_level_db)
+                caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
+                return mix(waveform, other, level, offset), caption
+        return waveform, None
+
+    def _waveform(self, index: int, row: dict) -> np.ndarray:
+        if index in self._cache and self._cache[index].ndim == 1:
+            return self._cache[index]
+        waveform = self.feature_extractor.load(row["audio"], name=row["id"])
+        if (
+            self.settings.changes_waveform
+            or len(waveform) > self.settings.max_seconds * self.feature_extractor.sampling_rate
+        ):
+            self._remember(index, waveform)
+        return waveform
+
+    def _remember(self, index: int, array: np.ndarray) -> None:
+        if array.nbytes <= self._cache_room:
+            self._cache[index] = array
+            self._cache_room -= array.nbytes
+
+    def _group(self, row: dict, caption: str) -> int:
+        if self.settings.group_column:
+            return stable_hash(f"group {row[self.settings.group_column]}")
+        if row["id"] in self._repeated_ids:
+            return stable_hash(f"clip {row['id']}")
+        return stable_hash(f"caption {' '.join(caption.lower().split())}")
+
+
+class PretrainCollator:
+    """Packs clips into the batch of a training step.
+
+    Args:
+        tokenizer: of the text tower; the caption decoder shares it.
+        max_text_tokens: longer captions are cut; the labels keep their eos.
+        eos_token_id: ends the labels; default: the tokenizer's eos, else its sep.
+    Raises:
+        ValueError: a tokenizer without padding or without an end.
+    """
+
+    def __init__(self, tokenizer: Any, max_text_tokens: int = 128, eos_token_id: int | None = None):
+        if tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no pad token; set tokenizer.pad_token (GPT-2: to its eos_token)")
+        ends = (eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
+        self.eos_token_id = next((end for end in ends if end is not None), None)
+        if self.eos_token_id is None:
+            raise ValueError("the tokenizer has neither an eos nor a sep token; pass eos_token_id")
+        self.tokenizer = tokenizer
+        self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
+
+    def __call__(self, clips: Sequence[TrainingClip | SkippedClip]) -> dict[str, Any]:
+        """Packs the clips that can be trained on.
+
+        Args:
+            clips: of one batch, from `PretrainDataset`.
+        Returns:
+            "input_features" (F, M) float32, SpecAugmented; "teacher_features" (F, M), without; "clip_frames", the
+            frames of each clip; "clip_tokens", its patches; "patch_mask" (N,) bool, True is not seen by the student;
+            "input_ids" and "attention_mask" (B, L); "labels" (B, L2), the caption then eos, -100 has no loss;
+            "caption_group" (B,) int64, equal for clips that are not each other's negatives, comparable between ranks;
+            "ids"; "captions"; "audio_seconds"; "skipped", (id, reason) of the clips left out.
+        Raises:
+            ValueError: not one clip is left.
+        """
+        skipped = [(clip.id, clip.reason) for clip in clips if isinstance(clip, SkippedClip)]
+        clips = [clip for clip in clips if isinstance(clip, TrainingClip)]
+        if not clips:
+            listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
+            raise ValueError(
+                f"not one of the {len(skipped)} clips of a batch can be used ({listed}); "
+                "repair or remove them, or raise batch_seconds"
+            )
+        captions = [clip.caption for clip in clips]
+        texts = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+        )
+        return {
+            "input_features": torch.from_numpy(np.concatenate([clip.features for clip in clips])),
+            "teacher_features": torch.from_numpy(np.concatenate([clip.teacher_features for clip in clips])),
+            "clip_frames": [len(clip.features) for clip in clips],
+            "clip_tokens": [len(clip.patch_mask) for clip in clips],
+            "patch_mask": torch.from_numpy(np.concatenate([clip.patch_mask for clip in clips])),
+            "input_ids": texts["input_ids"],
+            "attention_mask": texts["attention_mask"],
+            "labels": self._labels(captions),
+            "caption_group": torch.tensor([clip.group for clip in clips], dtype=torch.int64),
+            "ids": [clip.id for clip in clips],
+            "captions": captions,
+            "audio_seconds": sum(clip.seconds for clip in clips),
+            "skipped": skipped,
+        }
+
+    def _labels(self, captions: list[str]) -> torch.Tensor:
+        """(B, L2) int64: the tokens of each caption, eos, then -100."""
+        encoded = self.tokenizer(
+            captions, add_special_tokens=False, truncation=True, max_length=self.max_text_tokens - 1
+        )
+        rows = [torch.tensor([*ids, self.eos_token_id]) for ids in encoded["input_ids"]]
+        return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
+
+
+def stable_hash(text: str) -> int:
+    """A signed 64-bit number that is the same in every process, unlike `hash`."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
