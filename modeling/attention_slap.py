@@ -284,6 +284,7 @@ def choose_backend(q: Tensor, layout: PackedLayout, window: int | None) -> str:
     return "banded" if layout.longest > (8 if training else 4) * layout.reach(window) else "clips"
 
 
+@torch.compiler.disable  # its shapes are lists of lengths: a compiler would compile anew for every batch
 def packed_attention(
     q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, window: int | None = None, backend: str = "auto"
 ) -> Tensor:

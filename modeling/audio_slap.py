@@ -6,12 +6,13 @@ resampling, and soxr (HQ) is the only resampler, so that a clip sounds the same 
 
 # Libraries that not every machine has are imported in `try:` blocks inside functions: transformers asks for each
 # import outside a `try:` (inside functions too) before it loads code that sits beside weights.
+import mmap
 import os
 import re
 import urllib.parse
 import urllib.request
+from collections.abc import Iterable, Iterator
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,34 +53,51 @@ def load_waveform(
         AudioError: the clip cannot be read, is empty, too short, NaN, infinite or not scaled, or its rate is wrong.
         ImportError: a library that is needed to read it is missing; the message says which.
     """
-    if isinstance(item, dict):
-        item, sampling_rate, name = _open_dictionary(item, sampling_rate, name)
-    if isinstance(item, str | os.PathLike):
-        name = f"{name} ({os.fspath(item)!r})" if name else repr(os.fspath(item))
-    name = name or "audio"
-
-    if isinstance(item, str | os.PathLike | bytes | bytearray | memoryview):
-        samples, rate = decode(item, name)
-        resample = True
-    elif hasattr(item, "get_all_samples"):
-        samples, rate = _decode_with_torchcodec(item, name)
-        resample = True
-    else:
-        samples, rate = _as_samples(item, name), sampling_rate
-        _check_rate(rate, target_rate, resample, len(samples), name)
-
-    if not len(samples):
-        raise AudioError(f"{name} is empty: it holds no samples; pass a clip with sound in it")
-    mono = _mean_of_channels(samples)
-    _check_values(mono, rate, name)
+    name, blocks = _open(item, target_rate, sampling_rate, resample, name)
+    [(mono, rate)] = _checked_mono(blocks, name)
     if rate != target_rate:
         mono = resample_waveform(mono, rate, target_rate)
-    if len(mono) < min_samples:
-        raise AudioError(
-            f"{name} is too short: {len(mono)} samples at {target_rate} Hz ({len(mono) / target_rate:.3f} s), and the "
-            f"model needs {min_samples} ({min_samples / target_rate:.3f} s, one patch); pass a longer clip"
-        )
+    _check_length(len(mono), target_rate, min_samples, name)
     return mono
+
+
+def stream_waveform(
+    item: Any,
+    target_rate: int,
+    sampling_rate: int | None = None,
+    resample: bool = False,
+    name: str | None = None,
+    min_samples: int = 1,
+    block_seconds: float = 30.0,
+) -> Iterator[np.ndarray]:
+    """The waveform of `load_waveform`, to the last bit, in blocks: a clip of any length in bounded memory.
+
+    What is wrong with a clip is said with the same words, when its end (or the break in its file) is reached. Whole in
+    memory are only what came as bytes, from a URL or as an array, and files that soundfile cannot read.
+
+    Args:
+        block_seconds: length of a block; the last may be shorter, and resampled ones differ by a few samples.
+        others: see `load_waveform`.
+    Yields:
+        (n,), float32, finite; n > 0.
+    Raises:
+        AudioError, ImportError: see `load_waveform`.
+    """
+    name, blocks = _open(item, target_rate, sampling_rate, resample, name, block_seconds)
+    length, resampler = 0, None
+    for mono, rate in _checked_mono(blocks, name):
+        if rate != target_rate:
+            resampler = resampler or _resampler(rate, target_rate)
+            mono = resampler.resample_chunk(mono)
+        length += len(mono)
+        if len(mono):
+            yield mono
+    if resampler:
+        rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        length += len(rest)
+        if len(rest):
+            yield rest
+    _check_length(length, target_rate, min_samples, name)
 
 
 def decode(source: str | os.PathLike | bytes, name: str = "audio") -> tuple[np.ndarray, int]:
@@ -96,43 +114,91 @@ def decode(source: str | os.PathLike | bytes, name: str = "audio") -> tuple[np.n
         AudioError: missing, empty, not audio, cut short, or of a format that nothing installed can read.
         ImportError: neither soundfile nor torchcodec is installed.
     """
+    [(samples, rate)] = _decode_blocks(source, name)
+    return samples, rate
+
+
+def _decode_blocks(
+    source: str | os.PathLike | bytes, name: str, block_seconds: float | None = None
+) -> Iterator[tuple[np.ndarray, int]]:
+    """As `decode`, in blocks, at least one; without `block_seconds` the whole file is one block."""
     source = _fetch(source, name)
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the wheel is there, its libsndfile is not
-        return _decode_with_torchcodec(source, name, f"soundfile could not be imported ({error})")
+        yield _decode_with_torchcodec(source, name, f"soundfile could not be imported ({error})")
+        return
     try:
         file = soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else source)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         reason = getattr(error, "error_string", str(error))
-        return _decode_with_torchcodec(source, name, f"soundfile says: {reason}")
+        yield _decode_with_torchcodec(source, name, f"soundfile says: {reason}")
+        return
     with file:
         announced = _announced_samples(file, source)
         if file.format == "MP3" and _falls_short(file.frames, announced):
             # Without a table of contents libsndfile guesses the length from the first bit rate and stops there.
-            return _decode_with_torchcodec(source, name, "soundfile would drop the end of this variable-rate MP3")
-        try:
-            samples = file.read(dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise AudioError(f"{name} is broken: {error.error_string}; replace the file") from error
-        if _falls_short(len(samples), announced) or _breaks_off(file, source):
-            wanted = f"of {announced} announced" if announced > len(samples) else "and no end of the stream"
-            raise AudioError(
-                f"{name} is cut short: it holds {len(samples)} samples at {file.samplerate} Hz {wanted}; fetch or "
-                "write the file again"
-            )
-        return samples, file.samplerate
+            yield _decode_with_torchcodec(source, name, "soundfile would drop the end of this variable-rate MP3")
+            return
+        block = -1 if block_seconds is None else max(1, round(block_seconds * file.samplerate))
+        found, at_end = 0, False
+        while not at_end:
+            try:
+                samples = file.read(block, dtype="float32", always_2d=True)
+            except soundfile.LibsndfileError as error:
+                raise AudioError(f"{name} is broken: {error.error_string}; replace the file") from error
+            found += len(samples)
+            at_end = block < 0 or len(samples) < block
+            if at_end and (_falls_short(found, announced) or _breaks_off(file, source)):
+                wanted = f"of {announced} announced" if announced > found else "and no end of the stream"
+                raise AudioError(
+                    f"{name} is cut short: it holds {found} samples at {file.samplerate} Hz {wanted}; fetch or write "
+                    "the file again"
+                )
+            yield samples, file.samplerate
 
 
 def resample_waveform(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """(n,) float32 at `from_rate` Hz to (about n * to_rate / from_rate,) at `to_rate` Hz, by soxr in HQ quality."""
+    resampler = _resampler(from_rate, to_rate)
+    return np.concatenate([resampler.resample_chunk(waveform), resampler.resample_chunk(waveform[:0], last=True)])
+
+
+def _resampler(from_rate: int, to_rate: int) -> Any:
+    """soxr's resampler of a stream; where the stream is cut into blocks does not change a bit of its result."""
     try:
         import soxr
     except ImportError as error:
         raise ImportError(
             f"resampling from {from_rate} Hz to {to_rate} Hz needs soxr: `pip install soxr`, or pass {to_rate} Hz"
         ) from error
-    return soxr.resample(waveform, from_rate, to_rate, quality="HQ")
+    return soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32", quality="HQ")
+
+
+def _open(
+    item: Any,
+    target_rate: int,
+    sampling_rate: int | None,
+    resample: bool,
+    name: str | None,
+    block_seconds: float | None = None,
+) -> tuple[str, Iterable[tuple[np.ndarray, int]]]:
+    """What messages call a clip of any form, and its samples (n,) or (n, channels) in blocks, each with their rate."""
+    if isinstance(item, dict):
+        item, sampling_rate, name = _open_dictionary(item, sampling_rate, name)
+    if isinstance(item, str | os.PathLike):
+        name = f"{name} ({os.fspath(item)!r})" if name else repr(os.fspath(item))
+    name = name or "audio"
+
+    if isinstance(item, str | os.PathLike | bytes | bytearray | memoryview):
+        return name, _decode_blocks(item, name, block_seconds)
+    if hasattr(item, "get_all_samples"):
+        samples, rate = _decode_with_torchcodec(item, name)
+    else:
+        samples, rate = _as_samples(item, name), sampling_rate
+        _check_rate(rate, target_rate, resample, len(samples), name)
+    block = max(1, len(samples) if block_seconds is None else round(block_seconds * rate))
+    return name, ((samples[start : start + block], rate) for start in range(0, max(1, len(samples)), block))
 
 
 def _open_dictionary(item: dict, sampling_rate: int | None, name: str | None) -> tuple[Any, int | None, str | None]:
@@ -209,8 +275,10 @@ def _falls_short(found: int, announced: int) -> bool:
 def _announced_samples(file: Any, source: str | bytes) -> int:
     """Samples per channel that the file claims to hold; where it makes no claim, what soundfile found."""
     if file.format == "MP3":
-        data = source if isinstance(source, bytes) else Path(source).read_bytes()
-        return max(_mp3_samples(data), file.frames if _has_mp3_contents(data) else 0)
+        if isinstance(source, bytes):
+            return max(_mp3_samples(source), file.frames if _has_mp3_contents(source) else 0)
+        with open(source, "rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            return max(_mp3_samples(data), file.frames if _has_mp3_contents(data) else 0)
     # libsndfile trusts the length of the file and only notes in its log that the header said otherwise.
     note = re.search(r"^ ?(?:data|SSND) : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if note and int(note[1]) not in STREAMED_SIZES and int(note[2]):
@@ -232,20 +300,20 @@ def _breaks_off(file: Any, source: str | bytes) -> bool:
     return page < 0 or page + 27 > len(tail) or not tail[page + 5] & 4
 
 
-def _skip_id3(data: bytes) -> int:
+def _skip_id3(data: bytes | mmap.mmap) -> int:
     """Where an MP3's frames begin: behind the ID3v2 tag, whose size is four digits of seven bits."""
     if data[:3] != b"ID3" or len(data) < 10:
         return 0
     return 10 + (data[6] << 21 | data[7] << 14 | data[8] << 7 | data[9])
 
 
-def _has_mp3_contents(data: bytes) -> bool:
+def _has_mp3_contents(data: bytes | mmap.mmap) -> bool:
     """True if the first frame is a table of contents, which states the length."""
     start = _skip_id3(data)
     return any(tag in data[start : start + 200] for tag in (b"Xing", b"Info", b"VBRI"))
 
 
-def _mp3_samples(data: bytes) -> int:
+def _mp3_samples(data: bytes | mmap.mmap) -> int:
     """Samples per channel in the frames of an MP3 without a table of contents, counted frame by frame; else 0."""
     if _has_mp3_contents(data):
         return 0
@@ -325,18 +393,39 @@ def _mean_of_channels(samples: np.ndarray) -> np.ndarray:
     return mono
 
 
-def _check_values(mono: np.ndarray, rate: float, name: str) -> None:
-    peak = np.abs(mono).max()  # NaN and infinity show in it
-    if np.isfinite(peak) and peak <= MAX_PEAK:
-        return
-    if not np.isfinite(peak):
-        kind = "NaN" if np.isnan(mono).any() else "infinite"
-        bad = np.flatnonzero(~np.isfinite(mono))
+def _checked_mono(blocks: Iterable[tuple[np.ndarray, int]], name: str) -> Iterator[tuple[np.ndarray, int]]:
+    """Blocks averaged over their channels. Behind values that cannot be sound it yields nothing more, and reads on to
+    the end to say how many there are."""
+    length, bad, first_bad, has_nan, peak, rate = 0, 0, 0, False, 0.0, 0
+    for samples, rate in blocks:
+        mono = _mean_of_channels(samples)
+        block_peak = np.abs(mono).max(initial=0.0)  # NaN and infinity show in it
+        if not np.isfinite(block_peak):
+            places = np.flatnonzero(~np.isfinite(mono))
+            first_bad = first_bad if bad else length + places[0]
+            bad, has_nan = bad + len(places), has_nan or bool(np.isnan(mono).any())
+        peak = max(peak, block_peak)
+        length += len(mono)
+        if len(mono) and not bad and peak <= MAX_PEAK:
+            yield mono, rate
+    if not length:
+        raise AudioError(f"{name} is empty: it holds no samples; pass a clip with sound in it")
+    if bad:
+        kind = "NaN" if has_nan else "infinite"
         raise AudioError(
-            f"{name} has {len(bad)} samples that are not finite ({kind}), the first at {bad[0] / rate:.3f} s; mend or "
+            f"{name} has {bad} samples that are not finite ({kind}), the first at {first_bad / rate:.3f} s; mend or "
             "drop the clip"
         )
-    raise AudioError(
-        f"{name} peaks at {peak:g}, and full scale is 1; if these are integers kept as floating point, divide by 32768 "
-        "or pass them as int16"
-    )
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{name} peaks at {peak:g}, and full scale is 1; if these are integers kept as floating point, divide by "
+            "32768 or pass them as int16"
+        )
+
+
+def _check_length(length: int, rate: int, min_samples: int, name: str) -> None:
+    if length < min_samples:
+        raise AudioError(
+            f"{name} is too short: {length} samples at {rate} Hz ({length / rate:.3f} s), and the model needs "
+            f"{min_samples} ({min_samples / rate:.3f} s, one patch); pass a longer clip"
+        )

@@ -1,5 +1,6 @@
 """The front end: sound in any form to normalised log-mel frames. No learned part, no state, no randomness."""
 
+from collections.abc import Iterable, Iterator
 from inspect import signature
 from typing import Any
 
@@ -8,10 +9,12 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-from .audio_slap import load_waveform
+from .audio_slap import load_waveform, stream_waveform
 
 # Keys that transformers itself writes beside the parameters of a saved feature extractor.
 _KEYS_OF_TRANSFORMERS = {"auto_map", "feature_extractor_type", "processor_class", "return_attention_mask"}
+
+_CHUNK = 128  # frames transformed at once by numpy: they stay in the cache of one core
 
 
 def log_mel_spectrogram(
@@ -31,18 +34,24 @@ def log_mel_spectrogram(
     Returns:
         (1 + n // hop_length, mels), float32.
     """
-    n_fft = 2 * (len(mel_filters) - 1)
     padded = np.pad(waveform, len(window) // 2, mode="reflect")
+    return _log_mel_of_frames(padded, window, mel_filters, hop_length, log_floor)
+
+
+def _log_mel_of_frames(
+    padded: np.ndarray, window: np.ndarray, mel_filters: np.ndarray, hop_length: int, log_floor: float
+) -> np.ndarray:
+    """As `log_mel_spectrogram`, of a waveform with its reflected ends already beside it."""
+    n_fft = 2 * (len(mel_filters) - 1)
     frames = np.lib.stride_tricks.sliding_window_view(padded, len(window))[::hop_length]  # (T, win_length), a view
     log_mel = np.empty((len(frames), mel_filters.shape[1]), np.float32)
-    chunk = 128  # frames that stay in the cache of one core
-    buffer = np.zeros((min(chunk, len(frames)), n_fft))  # its columns behind win_length stay zero
-    for start in range(0, len(frames), chunk):
-        part = frames[start : start + chunk]
+    buffer = np.zeros((min(_CHUNK, len(frames)), n_fft))  # its columns behind win_length stay zero
+    for start in range(0, len(frames), _CHUNK):
+        part = frames[start : start + _CHUNK]
         np.multiply(part, window, out=buffer[: len(part), : len(window)])
         spectrum = np.fft.rfft(buffer[: len(part)])
         power = spectrum.real**2 + spectrum.imag**2
-        log_mel[start : start + chunk] = power @ mel_filters
+        log_mel[start : start + _CHUNK] = power @ mel_filters
     np.maximum(log_mel, log_floor, out=log_mel)
     return np.log(log_mel, out=log_mel)
 
@@ -162,6 +171,21 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         """
         return load_waveform(item, self.sampling_rate, sampling_rate, resample, name, self.min_samples)
 
+    def stream(
+        self,
+        item: Any,
+        sampling_rate: int | None = None,
+        resample: bool = False,
+        name: str | None = None,
+        block_seconds: float = 30.0,
+    ) -> Iterator[np.ndarray]:
+        """The waveform of `load`, to the last bit, in blocks (n,): a file of hours is never whole in memory.
+
+        Args, Raises: see `stream_waveform` in `audio_slap.py`. Errors are raised on the way, the last at the end.
+        """
+        rates = (self.sampling_rate, sampling_rate, resample)
+        return stream_waveform(item, *rates, name, self.min_samples, block_seconds)
+
     def log_mel(self, waveform: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """The normalised log-mel spectrogram of one waveform.
 
@@ -186,6 +210,44 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
             log_mel = log_mel_spectrogram_torch(waveform, window, mel_filters, self.hop_length, self.log_floor)
         else:
             log_mel = log_mel_spectrogram(waveform, self.window, self.mel_filters, self.hop_length, self.log_floor)
+        return self._normalize(log_mel)
+
+    def log_mel_blocks(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """The normalised log-mel spectrogram of one waveform that comes in blocks.
+
+        Args:
+            blocks: (n,) float32 each, of any lengths, as `stream` yields them; together at least `min_samples`.
+        Yields:
+            (frames, feature_size), float32; one after another they are `log_mel` of the whole, to the last bit.
+        Raises:
+            ValueError: too short altogether.
+        """
+        settings = (self.window, self.mel_filters, self.hop_length, self.log_floor)
+        half = self.win_length // 2
+        pending = np.zeros(0, np.float32)  # the reflected start, and all that a frame to come still needs
+        tail = np.zeros(0, np.float32)  # the last half + 1 samples, to reflect
+        length = 0
+        for block in blocks:
+            begun = length > half
+            length += len(block)
+            tail = np.concatenate([tail, block[-half - 1 :]])[-half - 1 :]
+            pending = np.concatenate([pending, block])
+            if not begun and length > half:
+                pending = np.concatenate([pending[half:0:-1], pending])
+            ready = (len(pending) - self.win_length) // self.hop_length + 1
+            ready -= ready % _CHUNK  # so that every chunk holds the frames that it holds in the whole
+            if length > half and ready > 0:
+                used = pending[: (ready - 1) * self.hop_length + self.win_length]
+                yield self._normalize(_log_mel_of_frames(used, *settings))
+                pending = pending[ready * self.hop_length :]
+        if length < self.min_samples:
+            raise ValueError(f"blocks of {length} samples altogether; at least {self.min_samples} are needed")
+        pending = np.concatenate([pending, tail[-2::-1]])
+        if len(pending) >= self.win_length:
+            yield self._normalize(_log_mel_of_frames(pending, *settings))
+
+    def _normalize(self, log_mel: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """In place."""
         log_mel -= self.mean
         log_mel /= self.std
         return log_mel

@@ -385,7 +385,7 @@ class SlapAudioModel(SlapPreTrainedModel):
         patches, lengths = self.patchify(input_features, input_features_mask, clip_frames)
         if patch_mask is not None and patch_mask.shape != (len(patches),):
             raise ValueError(f"patch_mask {tuple(patch_mask.shape)} must have one entry per token, {len(patches)}")
-        longest = max(lengths) if config.long_audio == "whole" or patch_mask is not None else None
+        longest = None if patch_mask is None else max(lengths)
         windows, clip_of_window = [], []
         for clip, length in enumerate(lengths):
             windows += audio_windows(length // config.patch_rows, config, longest)
@@ -405,10 +405,7 @@ class SlapAudioModel(SlapPreTrainedModel):
             read, keep = (torch.cat(x).to(patches.device) for x in (read, keep))
             hidden, of_windows, states = self._encode(patches[read], sizes, None, output_hidden_states)
             hidden, states = hidden[keep], [x[keep] for x in states]
-            share = of_windows.new_zeros(len(lengths), len(windows))
-            for i, (clip, (_, _, own_start, own_end)) in enumerate(zip(clip_of_window, windows, strict=True)):
-                share[clip, i] = (own_end - own_start) * config.patch_rows / lengths[clip]
-            pooled = share @ of_windows
+            pooled = pool_windows(of_windows, [own_end - own_start for *_, own_start, own_end in windows], clip_of_window)
 
         dense = layout.pad(hidden)  # (B, N, D)
         column = torch.arange(layout.longest, device=dense.device) // config.patch_rows
@@ -458,19 +455,37 @@ def audio_windows(columns: int, config: SlapAudioConfig, longest: int | None = N
     Args:
         columns: patch columns of the clip.
         config: states the longest window (`max_audio_seconds`) and the overlap (`window_overlap_seconds`).
-        longest: columns of the longest window in place of the configuration's.
+        longest: columns of the longest window in place of the configuration's (none for `long_audio="whole"`).
     Returns:
         per window (start, end, start of the part it owns, its end) in patch columns. Windows begin at a fixed
-        stride; the last one ends with the clip. Every column is owned once: overlaps are cut in the middle.
+        stride; the last one ends with the clip. Every column is owned once: overlaps are cut in the middle. All but
+        the last two stay as they are when the clip goes on.
     """
     per_second = config.frames_per_second / config.patch_frames
-    longest = longest or int(config.max_audio_seconds * per_second)
+    longest = longest or (columns if config.long_audio == "whole" else int(config.max_audio_seconds * per_second))
     if columns <= longest:
         return [(0, columns, 0, columns)]
     stride = max(1, longest - int(config.window_overlap_seconds * per_second))
     starts = [*range(0, columns - longest, stride), columns - longest]
     cuts = [0, *((left + longest + right) // 2 for left, right in pairwise(starts)), columns]
     return [(start, start + longest, *cut) for start, cut in zip(starts, pairwise(cuts), strict=True)]
+
+
+@torch.compiler.disable
+def pool_windows(pooled: Tensor, owned: list[int], clip_of_window: list[int]) -> Tensor:
+    """The pooled feature of each clip: the mean of its windows', weighted by what each window owns.
+
+    Args:
+        pooled: (windows, D).
+        owned: patch columns that each window owns.
+        clip_of_window: the clip of each window, counted from 0, none left out.
+    Returns:
+        (clips, D).
+    """
+    share = torch.zeros(max(clip_of_window) + 1, len(owned), dtype=torch.float64)
+    share[clip_of_window, range(len(owned))] = torch.tensor(owned, dtype=torch.float64)
+    share /= share.sum(1, keepdim=True)
+    return share.to(pooled.dtype).to(pooled.device) @ pooled
 
 
 # ------------------------------------------------------------------------------------------------ joint space
@@ -508,7 +523,33 @@ class FromTowersMixin:
         return model
 
 
-class SlapModel(FromTowersMixin, SlapPreTrainedModel):
+class AudioFeaturesMixin:
+    """The audio side of the joint space, for models with `audio_model` and `audio_projection`."""
+
+    def embed_audio(self, output: SlapAudioModelOutput) -> Tensor:
+        """(B, P), unit norm, from the output of the audio encoder."""
+        return _unit(self.audio_projection(output.pooler_output))
+
+    def get_audio_features(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+    ) -> tuple | BaseModelOutputWithPooling:
+        """Embed clips into the joint space.
+
+        Args:
+            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
+        Returns:
+            `pooler_output` (B, P), unit norm; `last_hidden_state` (B, N, D), dense features; `attention_mask` and
+            `token_seconds` of these.
+        """
+        output = self.audio_model(input_features, input_features_mask, clip_frames)
+        output.pooler_output = self.embed_audio(output)
+        return output
+
+
+class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     """Sound and language in one space.
 
     Paper: SLAP, section 2 and the CLAP loss of section 3. Joint width and linear projections: Not stated; 1,024 as
@@ -541,28 +582,6 @@ class SlapModel(FromTowersMixin, SlapPreTrainedModel):
     def scale(self) -> Tensor:
         """(), multiplier of the similarities, clamped at `logit_scale_max`."""
         return self.logit_scale.float().exp().clamp(max=self.config.logit_scale_max).squeeze(0)
-
-    def embed_audio(self, output: SlapAudioModelOutput) -> Tensor:
-        """(B, P), unit norm, from the output of the audio encoder."""
-        return _unit(self.audio_projection(output.pooler_output))
-
-    def get_audio_features(
-        self,
-        input_features: Tensor,
-        input_features_mask: Tensor | None = None,
-        clip_frames: list[int] | None = None,
-    ) -> tuple | BaseModelOutputWithPooling:
-        """Embed clips into the joint space.
-
-        Args:
-            input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
-        Returns:
-            `pooler_output` (B, P), unit norm; `last_hidden_state` (B, N, D), dense features; `attention_mask` and
-            `token_seconds` of these.
-        """
-        output = self.audio_model(input_features, input_features_mask, clip_frames)
-        output.pooler_output = self.embed_audio(output)
-        return output
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -640,6 +659,31 @@ class SlapModel(FromTowersMixin, SlapPreTrainedModel):
             text_model_output=text_output,
             audio_model_output=audio_output,
         )
+
+
+class SlapAudioModelWithProjection(AudioFeaturesMixin, SlapPreTrainedModel):
+    """The audio side of a SlapModel alone: `get_audio_features` without the weights of the text tower.
+
+    Loads from the folder of any SLAP model that has a joint space.
+    """
+
+    _keys_to_ignore_on_load_unexpected = [r"^(slap\.)?(text_|logit_)", r"^(decoder|lm_head|prototype_head|classifier)\b"]
+    input_modalities = ("audio",)
+
+    def __init__(self, config: SlapConfig):
+        super().__init__(config)
+        self.audio_model = SlapAudioModel(config.audio_config)
+        self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.projection_dim, bias=False)
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: Tensor,
+        input_features_mask: Tensor | None = None,
+        clip_frames: list[int] | None = None,
+    ) -> tuple | BaseModelOutputWithPooling:
+        """As `get_audio_features`."""
+        return self.get_audio_features(input_features, input_features_mask, clip_frames)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -1047,6 +1091,7 @@ class SlapForAudioClassification(SlapPreTrainedModel):
 __all__ = [
     "SlapAudioModel",
     "SlapAudioModelOutput",
+    "SlapAudioModelWithProjection",
     "SlapForAudioCaptioning",
     "SlapForAudioClassification",
     "SlapForPreTraining",

@@ -544,3 +544,21 @@ def test_a_missing_side_is_named():
         model(ids)
     with pytest.raises(ValueError, match="input_ids is missing"):
         model(input_features=x)
+
+
+def test_compiled_layers_serve_every_batch_without_compiling_again():
+    from torch._dynamo.testing import CompileCounter
+
+    model, plain = small_model(SlapModel), small_model(SlapModel)
+    counter, compiled = CompileCounter(), []
+    for layer in model.audio_model.layers:
+        layer.compile(backend=counter, dynamic=True)
+    torch.manual_seed(7)
+    for clips in (3, 2, 5, 4, 3):
+        frames = [16 * int(n) for n in torch.randint(2, 40, (clips,))]
+        x = torch.randn(sum(frames), 64)
+        found, expected = (m.get_audio_features(x, clip_frames=frames).pooler_output for m in (model, plain))
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+        found.sum().backward()
+        compiled.append(counter.frame_count)
+    assert compiled[0] > 0 and len(set(compiled)) == 1

@@ -1,0 +1,103 @@
+"""Makes transformers' Auto classes and `pipeline` know SLAP, and writes folders that are known without this package.
+
+transformers has no plug-in mechanism. A SLAP folder is understood after `import hf_slap`, which calls `register`, or
+with `trust_remote_code=True`, from the code and the entries in config.json that `save_folder` puts into it.
+"""
+
+import os
+
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForPreTraining,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    PreTrainedModel,
+)
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+from .modeling.feature_extraction_slap import SlapFeatureExtractor
+from .modeling.modeling_slap import (
+    SlapAudioModel,
+    SlapForAudioCaptioning,
+    SlapForAudioClassification,
+    SlapForPreTraining,
+    SlapModel,
+)
+from .modeling.pipeline_slap import AudioCaptioningPipeline, AudioEmbeddingPipeline
+from .modeling.processing_slap import SlapProcessor
+
+_MODELS = {
+    AutoModel: SlapModel,
+    AutoModelForPreTraining: SlapForPreTraining,
+    AutoModelForSpeechSeq2Seq: SlapForAudioCaptioning,  # of all Auto classes the nearest to audio captions
+    AutoModelForAudioClassification: SlapForAudioClassification,
+}
+_TASKS = {
+    "audio-captioning": (AudioCaptioningPipeline, AutoModelForSpeechSeq2Seq, "multimodal"),
+    "audio-feature-extraction": (AudioEmbeddingPipeline, AutoModel, "audio"),
+}
+
+
+def register():
+    """Registers the classes with the Auto classes and the tasks with `pipeline`. A second call changes nothing."""
+    for config_class in (SlapConfig, SlapAudioConfig, SlapDecoderConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    for auto_class, model_class in _MODELS.items():
+        auto_class.register(SlapConfig, model_class, exist_ok=True)
+        model_class.register_for_auto_class(auto_class.__name__)
+    AutoModel.register(SlapAudioConfig, SlapAudioModel, exist_ok=True)
+    AutoFeatureExtractor.register(SlapConfig, SlapFeatureExtractor, exist_ok=True)
+    AutoProcessor.register(SlapConfig, SlapProcessor, exist_ok=True)
+    for public_class in (SlapConfig, SlapFeatureExtractor, SlapProcessor):
+        public_class.register_for_auto_class()
+    for task, (pipeline_class, auto_class, kind) in _TASKS.items():
+        if PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl") is not pipeline_class:
+            PIPELINE_REGISTRY.register_pipeline(task, pipeline_class, pt_model=auto_class, type=kind)
+    SlapConfig.custom_pipelines = _hidden_custom_pipelines
+
+
+def _show_none(config: SlapConfig) -> dict:
+    return {}
+
+
+def _keep(config: SlapConfig, tasks: dict):
+    vars(config)["custom_pipelines"] = tasks
+
+
+# config.json names the pipelines of its folder for readers without this package. `pipeline` must not see them where
+# the tasks are registered, or it demands trust_remote_code=True; what is read is still written back.
+_hidden_custom_pipelines = property(_show_none, _keep)
+
+
+def save_folder(folder: str | os.PathLike, model: PreTrainedModel, processor: SlapProcessor):
+    """Saves one folder that serves every SLAP class, every pipeline, and readers without this package.
+
+    `model.save_pretrained` names only the model's own class to such readers, and no pipelines. This names them all and
+    lays the code beside the weights. To publish the folder, upload it as it is.
+
+    Args:
+        folder: made when missing.
+        model: of any SLAP class; from a `SlapForPreTraining` every other class can be loaded.
+        processor: the model's processor.
+    """
+    model.config.auto_map = {
+        "AutoConfig": _code_name(SlapConfig),
+        **{auto_class.__name__: _code_name(model_class) for auto_class, model_class in _MODELS.items()},
+    }
+    model.config.custom_pipelines = {
+        task: {"impl": _code_name(pipeline_class), "pt": [auto_class.__name__], "type": kind}
+        for task, (pipeline_class, auto_class, kind) in _TASKS.items()
+    }
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    custom_object_save(AudioCaptioningPipeline, folder)
+
+
+def _code_name(public_class: type) -> str:
+    """Module and class, as config.json names the code beside it."""
+    return f"{public_class.__module__.rsplit('.', 1)[-1]}.{public_class.__name__}"

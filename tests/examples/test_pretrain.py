@@ -1,0 +1,251 @@
+"""The pretraining script on real clips of the corpus that ships with the repository, with a very small model."""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModel, AutoProcessor, pipeline
+
+from hf_slap import SlapForAudioCaptioning
+from hf_slap.checkpoint import CheckpointError, last_checkpoint
+from hf_slap.data import load_corpus
+from hf_slap.evaluation.retrieval import relevance, retrieval_scores
+from hf_slap.training_log import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "examples" / "pretrain.py"
+GOLDEN = ROOT / "tests" / "golden" / "pretrain_losses.json"
+PARTS = ("contrastive", "masked", "caption")
+
+# 24 clips to learn from and 6 held out; a model of three layers, 32 wide, its weights as large as that width needs.
+SMALL = [
+    f"train_data={ROOT / 'examples' / 'data' / 'train.parquet'}", "train_split=train[:24]",
+    f"validation_data={ROOT / 'examples' / 'data' / 'heldout.parquet'}", "validation_split=train[:6]",
+    "text_model=null", "tokenizer=captions", "max_caption_tokens=24",
+    "model.audio_config={hidden_size: 32, num_hidden_layers: 3, num_attention_heads: 2, intermediate_size: 48}",
+    "model.audio_config.max_audio_seconds=2.0",
+    "model.text_config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 48}",
+    "model.decoder_config={hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 64}",
+    "model.projection_dim=16", "model.num_prototypes=64", "model.prototype_hidden_size=32",
+    "model.prototype_bottleneck_size=16", "model.initializer_range=0.1", "model.audio_config.initializer_range=0.1",
+    "model.text_config.initializer_range=0.1", "model.decoder_config.initializer_range=0.1",
+    "batch_seconds=8", "total_steps=5", "warmup_steps=2", "freeze_prototypes_steps=2", "peak_learning_rate=2e-4",
+    "workers=0", "log_every=1", "validate_every=100", "checkpoint_every=2", "tracker=none",
+]  # fmt: skip
+
+
+def load_script():
+    spec = importlib.util.spec_from_file_location("pretrain", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(folder, *overrides, resume=False):
+    arguments = [*SMALL, f"run_folder={folder}", *overrides]
+    return load_script().main([*(["--resume"] if resume else []), *arguments])
+
+
+def losses(folder):
+    """What a run printed of its losses, without what depends on the clock."""
+    rows = [row for row in read_metrics(folder) if row["kind"] == "train"]
+    return [{name: v for name, v in row.items() if name != "audio_seconds_per_second"} for row in rows]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    train(folder)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------- the losses
+def test_the_first_losses_are_the_golden_ones(uninterrupted):
+    golden = json.loads(GOLDEN.read_text())
+    trail = [{name: row[name] for name in PARTS} for row in losses(uninterrupted)]
+    for step, (ours, stored) in enumerate(zip(trail, golden["losses"], strict=True), start=1):
+        assert ours == pytest.approx(stored, rel=2e-4), f"step {step}; see {golden['written_by']}"
+
+
+def test_a_second_run_repeats_the_first_to_the_last_bit(uninterrupted, tmp_path):
+    train(tmp_path)
+    assert losses(tmp_path) == losses(uninterrupted)
+
+
+def test_the_batch_order_and_masks_follow_the_seed(uninterrupted, tmp_path):
+    train(tmp_path, "seed=1", "stop_step=1")
+    assert losses(tmp_path)[0] != losses(uninterrupted)[0]
+
+
+def test_two_processes_train_as_one_does(uninterrupted, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", SCRIPT]
+    child = subprocess.run(
+        [*command, *SMALL, f"run_folder={tmp_path}"], capture_output=True, text=True, env=one_thread_env()
+    )
+    assert child.returncode == 0, child.stderr
+    for ours, one in zip(losses(tmp_path), losses(uninterrupted), strict=True):
+        assert {n: ours[n] for n in PARTS} == pytest.approx({n: one[n] for n in PARTS}, rel=1e-4)
+        assert ours["clips"] == one["clips"]
+    assert child.stdout.count("step 5/5  held out") == 1, "only the first process speaks"
+
+
+# ----------------------------------------------------------------------------------------- stopping, going on
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(uninterrupted, tmp_path):
+    train(tmp_path, "stop_step=3")
+    torch.rand(7)  # whatever else drew random numbers in the meantime
+    train(tmp_path, resume=True)
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path):
+    command = [sys.executable, SCRIPT, *SMALL, f"run_folder={tmp_path}"]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread_env())
+    try:
+        deadline = time.monotonic() + 120
+        while len(losses(tmp_path)) < 3 and child.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    assert last_checkpoint(tmp_path / "checkpoints") is not None
+    train(tmp_path, resume=True)
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def one_thread_env():
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def assert_same_end(ours: Path, theirs: Path):
+    assert losses(ours) == losses(theirs)
+    for name in ("model", "optimizer", "teacher", "random"):
+        file = f"checkpoints/step-00000005/{name}.safetensors"
+        assert (ours / file).read_bytes() == (theirs / file).read_bytes(), name
+
+
+def test_a_run_folder_with_checkpoints_is_not_overwritten(uninterrupted, capsys):
+    with pytest.raises(SystemExit):
+        train(uninterrupted)
+    assert "pass --resume to go on, or another run_folder" in capsys.readouterr().err
+
+
+def test_a_run_cannot_go_on_with_other_settings(uninterrupted):
+    with pytest.raises(CheckpointError, match="peak_learning_rate: 0.0002 in the checkpoint, 0.002 now"):
+        train(uninterrupted, "peak_learning_rate=2e-3", resume=True)
+
+
+def test_resuming_a_finished_run_exports_again(uninterrupted):
+    before = losses(uninterrupted)
+    assert train(uninterrupted, resume=True) == uninterrupted / "model"
+    assert losses(uninterrupted) == before
+
+
+def test_resuming_where_nothing_was_saved_starts_the_run(tmp_path, uninterrupted):
+    train(tmp_path, "stop_step=1", resume=True)
+    assert losses(tmp_path) == losses(uninterrupted)[:1]
+
+
+# ---------------------------------------------------------------------------------------------- configuration
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["contrastive_weight=0"],
+        ["masked_weight=0"],
+        ["caption_weight=0"],
+        ["masked_weight=0", "caption_weight=0"],
+        ["shared_masked_pass=true", "centering=softmax", "mask_kind=block", "gradient_checkpointing=true"],
+        ["model.audio_config.layer_types=[full_attention, full_attention, full_attention]"],
+    ],
+    ids=lambda overrides: " ".join(overrides),
+)
+def test_every_ablation_is_a_change_of_the_configuration(tmp_path, overrides):
+    train(tmp_path, "stop_step=1", "validation_data=null", *overrides)
+    (row,) = losses(tmp_path)
+    assert {name for name in PARTS if name in row} == {n for n in PARTS if f"{n}_weight=0" not in overrides}
+
+
+def test_a_misspelt_model_key_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown keys .*hiden_size"):
+        train(tmp_path, "model.audio_config.hiden_size=32")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"step \d is not finite.*clips \['.*lower peak_learning_rate"):
+        train(tmp_path, "peak_learning_rate=1e30", "gradient_clip=1e30", "warmup_steps=0")
+
+
+def test_clips_that_cannot_be_read_are_left_out_and_listed(tmp_path, capsys):
+    corpus = load_corpus(ROOT / "examples" / "data" / "train.parquet", "train[:4]")
+    broken = corpus.map(
+        lambda row, i: {"audio": {"bytes": b"noise", "path": None}} if i == 1 else {}, with_indices=True
+    )
+    broken.to_parquet(tmp_path / "clips.parquet")
+    train(tmp_path / "run", f"train_data={tmp_path / 'clips.parquet'}", "train_split=null", "stop_step=1")
+    (line,) = (tmp_path / "run" / "skipped_clips.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == corpus[1]["id"]
+    assert f"left out clip {corpus[1]['id']}" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------------------------------- the export
+def test_the_exported_folder_loads_and_holds_no_teacher(uninterrupted):
+    folder = uninterrupted / "model"
+    model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        assert not any("teacher" in name or "center" in name for name in weights.keys())  # noqa: SIM118
+    with safe_open(last_checkpoint(uninterrupted / "checkpoints") / "model.safetensors", "pt") as saved:
+        assert torch.equal(model.logit_scale, saved.get_tensor("slap.logit_scale"))
+    clip = load_corpus(ROOT / "examples" / "data" / "heldout.parquet")[0]
+    waveform = processor.feature_extractor.load(clip["audio"])
+    classify = pipeline("zero-shot-audio-classification", model=str(folder))
+    assert {answer["label"] for answer in classify(waveform, candidate_labels=["dog", "rain"])} == {"dog", "rain"}
+
+
+def test_a_run_leaves_its_configuration_a_picture_and_its_validation(uninterrupted):
+    assert {"config.yaml", "metrics.jsonl", "losses.png", "model", "checkpoints"} <= set(os.listdir(uninterrupted))
+    (validation,) = [row for row in read_metrics(uninterrupted) if row["kind"] == "validation"]
+    assert 0 <= validation["text to audio recall@10"] <= 1 and 0 < validation["chance"] < 1
+
+
+# ------------------------------------------------------------------------------------------------- it can learn
+def test_eight_clips_are_learned_by_heart(tmp_path):
+    """Retrieval finds 8 of 8 both ways, and every caption is written word for word."""
+    corpus = load_corpus(ROOT / "examples" / "data" / "train.parquet")
+    short = [row for row, seconds in enumerate(corpus["duration"]) if seconds < 2]  # none is cropped
+    first_of_label = {corpus[row]["label"]: row for row in reversed(short)}
+    eight = corpus.select(sorted(first_of_label.values())[:8])
+    eight = eight.map(lambda row: {"captions": row["captions"][:1]})
+    eight.to_parquet(tmp_path / "eight.parquet")
+    folder = train(
+        tmp_path / "run", f"train_data={tmp_path / 'eight.parquet'}", "train_split=null",
+        "validation_data=null", "batch_seconds=100", "total_steps=80", "warmup_steps=5", "peak_learning_rate=4e-3",
+        "checkpoint_every=80", "clips.time_masks=0", "clips.freq_masks=0", "clips.cache_mb=50",
+    )  # fmt: skip
+    processor = AutoProcessor.from_pretrained(folder)
+    sounds = [processor.feature_extractor.load(clip["audio"]) for clip in eight]
+    texts, relevant = relevance(eight["captions"])
+    inputs = processor(text=texts, audio=sounds, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        out = AutoModel.from_pretrained(folder)(**inputs)
+        captioner = SlapForAudioCaptioning.from_pretrained(folder)
+        written = captioner.generate(
+            inputs.input_features, input_features_mask=inputs.input_features_mask, max_new_tokens=24
+        )
+    scores = retrieval_scores(out.audio_embeds.numpy(), out.text_embeds.numpy(), relevant)
+    assert scores["text_to_audio"]["recall@1"] == scores["audio_to_text"]["recall@1"] == 1.0
+    assert processor.batch_decode(written, skip_special_tokens=True) == [clip["captions"][0] for clip in eight]
