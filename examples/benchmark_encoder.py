@@ -159,10 +159,9 @@ def on_cpu(rounds: int, with_rivals: bool) -> dict:
         except (ImportError, RuntimeError) as reason:  # a torchvision that does not fit raises RuntimeError
             missing["naflex"] = str(reason).splitlines()[0]
         else:
-            for name, seconds in workloads.items():
-                variants[f"naflex, {name}"] = lambda x=naflex_inputs(seconds), m=tower: m(x)
-            for seconds in CURVE:
-                variants[f"naflex, one of {seconds} s"] = lambda x=naflex_inputs([seconds]), m=tower: m(x)
+            for name, seconds in [*workloads.items(), *((f"one of {s} s", [s]) for s in CURVE)]:
+                inputs = naflex_inputs(seconds)
+                variants[f"naflex, {name}"] = lambda x=inputs, m=tower: m(x)
     variants |= feature_variants()
 
     with torch.inference_mode():
@@ -240,7 +239,7 @@ def training_rows(ranks: int = 8) -> list[dict]:
     for checkpointing in (False, True):
         model = SlapAudioModel(SlapAudioConfig()).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         kept: dict[int, int] = {}  # bytes of every storage that the backward pass waits for, weights aside
         weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 

@@ -4,8 +4,8 @@
     accelerate launch examples/pretrain.py --config examples/configs/tiny.yaml --resume
     accelerate launch examples/pretrain.py --config examples/configs/tiny.yaml total_steps=100 masked_weight=0
 
-Plain `python` runs it on one device; `accelerate launch` on as many as it is told of. Top to bottom: config,
-data, model, optimizer, resume, loop, export.
+Plain `python` runs it on one device; `accelerate launch` on as many as it is told of (on a CPU with one thread,
+unless told `--num_cpu_threads_per_process`). Top to bottom: config, data, model, optimizer, resume, loop, export.
 """
 
 import argparse
@@ -134,6 +134,7 @@ def main(arguments: list[str] | None = None) -> Path:
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=config.workers,
+        pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or starting the loader would draw from torch's random state
     )
 
@@ -232,8 +233,7 @@ def computes_bf16(precision: str) -> bool:
 
 
 def build_tokenizer(config: TrainConfig, corpus):
-    """The tokenizer that is named, or one trained on the captions; with padding, and an end for the
-    captioner."""
+    """The tokenizer that is named, or one trained on the captions; always with a padding token."""
     if config.tokenizer == "captions":
         captions = itertools.chain.from_iterable(corpus["captions"])
         return train_tokenizer(captions, max_length=config.max_caption_tokens)
@@ -255,7 +255,8 @@ def build_model(config: TrainConfig, tokenizer) -> SlapForPreTraining:
         keywords["text_config"] = {**keywords.get("text_config", {}), **vocabulary, **ids, **marks}
     if isinstance(keywords.get("decoder_config", {}), dict):
         keywords["decoder_config"] = {**keywords.get("decoder_config", {}), **vocabulary}
-    return SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **keywords, **ids)
+    model = SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **keywords, **ids)
+    return model.train()  # a tower that was loaded comes with its dropout off
 
 
 def training_batches(config: TrainConfig, durations: list[float], max_seconds: float, first_step: int, last_step: int):

@@ -4,11 +4,13 @@ Importing the package registers its classes with transformers' Auto classes and 
 It opens no file and no connection.
 """
 
+from .embedding import Embeddings, embed
 from .modeling.audio_slap import AudioError
 from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
 from .modeling.modeling_slap import (
     SlapAudioModel,
+    SlapAudioModelWithProjection,
     SlapForAudioCaptioning,
     SlapForAudioClassification,
     SlapForPreTraining,
@@ -24,8 +26,10 @@ __all__ = [
     "AudioCaptioningPipeline",
     "AudioEmbeddingPipeline",
     "AudioError",
+    "Embeddings",
     "SlapAudioConfig",
     "SlapAudioModel",
+    "SlapAudioModelWithProjection",
     "SlapConfig",
     "SlapDecoderConfig",
     "SlapFeatureExtractor",
@@ -34,6 +38,7 @@ __all__ = [
     "SlapForPreTraining",
     "SlapModel",
     "SlapProcessor",
+    "embed",
     "register",
     "save_folder",
 ]

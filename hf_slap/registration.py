@@ -16,7 +16,6 @@ from transformers import (
     AutoProcessor,
     PreTrainedModel,
 )
-from transformers.dynamic_module_utils import custom_object_save
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
@@ -95,7 +94,6 @@ def save_folder(folder: str | os.PathLike, model: PreTrainedModel, processor: Sl
     }
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    custom_object_save(AudioCaptioningPipeline, folder)
 
 
 def _code_name(public_class: type) -> str:

@@ -127,8 +127,7 @@ class TrainingLog:
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl, {"kind": "train" | "validation", "step", ...}; a torn last line is
-    left out."""
+    """The rows of a run's metrics.jsonl, {"kind": "train" | "validation", "step", ...}, less a torn last one."""
     path, rows = Path(folder) / METRICS_FILE, []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -180,7 +179,8 @@ def draw_losses(folder: str | Path, levels: Mapping[str, float] | None = None) -
             _dashed(axes[-1], held_out[-1]["chance"], "classification by chance")
         axes[-1].set_ylim(0, 1)
         axes[-1].set_title("held-out clips", loc="left", fontsize=10)
-        axes[-1].legend(frameon=False, fontsize=8, loc="upper left")
+        if axes[-1].lines:
+            axes[-1].legend(frameon=False, fontsize=8, loc="upper left")
     for axis in axes:
         axis.set_xlabel("step", fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))

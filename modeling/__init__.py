@@ -18,6 +18,7 @@ _EXPORTS = {
     "losses_slap": ["caption_loss", "contrastive_loss"],
     "modeling_slap": [
         "SlapAudioModel",
+        "SlapAudioModelWithProjection",
         "SlapForAudioCaptioning",
         "SlapForAudioClassification",
         "SlapForPreTraining",

@@ -141,6 +141,9 @@ def _decode_blocks(
             yield _decode_with_torchcodec(source, name, "soundfile would drop the end of this variable-rate MP3")
             return
         block = -1 if block_seconds is None else max(1, round(block_seconds * file.samplerate))
+        if block > 0:
+            # After a read of a seekable file soundfile seeks to where it is, and Opus and MP3 then decode otherwise.
+            file.seekable = lambda: False
         found, at_end = 0, False
         while not at_end:
             try:

@@ -158,7 +158,8 @@ class SlapConfig(_StrictConfig):
     Args:
         audio_config: keywords of `SlapAudioConfig`, or a configuration.
         text_config: any encoder or decoder known to transformers; without `model_type` it is ModernBERT.
-        decoder_config: keywords of `SlapDecoderConfig`; None builds no captioner.
+        decoder_config: keywords of `SlapDecoderConfig`, its vocabulary that of the text tower unless said; None
+            builds no captioner.
         projection_dim: width of the joint space.
         text_pooling: "map" (attention pooling), "cls" (first token), "mean", "last" (last real token, for decoders
             such as GPT-2), "pooler" (the tower's own `pooler_output`).
@@ -196,12 +197,11 @@ class SlapConfig(_StrictConfig):
     def __post_init__(self, **kwargs: Any):
         self.audio_config = _sub_config(self.audio_config, "slap_audio")
         self.text_config = _sub_config(self.text_config, "modernbert")
-        if self.decoder_config is True:
-            self.decoder_config = SlapDecoderConfig(vocab_size=self.text_config.vocab_size)
+        if self.decoder_config is True or isinstance(self.decoder_config, dict):
+            keywords = {} if self.decoder_config is True else self.decoder_config
+            self.decoder_config = SlapDecoderConfig(**{"vocab_size": self.text_config.vocab_size, **keywords})
         elif self.decoder_config is False:
             self.decoder_config = None
-        elif isinstance(self.decoder_config, dict):
-            self.decoder_config = SlapDecoderConfig(**self.decoder_config)
         if self.decoder_config is not None and self.decoder_config.cross_attention_size is None:
             self.decoder_config.cross_attention_size = self.audio_config.hidden_size
         if self.decoder_start_token_id is None:

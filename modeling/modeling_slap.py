@@ -4,9 +4,12 @@ Letters: B clips, F mel frames and M mel bins, T tokens of all clips packed, N t
 D width of a tower, P width of the joint space, L text tokens, V vocabulary, K prototypes, H heads.
 """
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +135,16 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
 
 
+def residual_linear(in_features: int, out_features: int, branches: int) -> nn.Linear:
+    """The last layer of a residual branch: starts smaller, by the root of the number of branches.
+
+    Not stated by the paper; as in GPT-2.
+    """
+    linear = nn.Linear(in_features, out_features, bias=False)
+    linear.residual_branches = branches  # read by `_init_weights`
+    return linear
+
+
 class SlapAudioAttention(nn.Module):
     """Multi-head self-attention over packed tokens, local or global."""
 
@@ -141,7 +154,7 @@ class SlapAudioAttention(nn.Module):
         self.heads = config.num_attention_heads
         self.is_local = config.layer_types[layer_idx] == "sliding_attention"
         self.qkv_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = residual_linear(config.hidden_size, config.hidden_size, 2 * config.num_hidden_layers)
 
     def forward(self, hidden: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
         qkv = self.qkv_proj(hidden).view(len(hidden), 3, self.heads, -1)  # (T, 3, H, D of a head)
@@ -157,7 +170,7 @@ class SlapAudioMLP(nn.Module):
     def __init__(self, config: SlapAudioConfig):
         super().__init__()
         self.gate_up_proj = nn.Linear(config.hidden_size, 2 * config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.down_proj = residual_linear(config.intermediate_size, config.hidden_size, 2 * config.num_hidden_layers)
 
     def forward(self, hidden: Tensor) -> Tensor:
         gate, up = self.gate_up_proj(hidden).chunk(2, dim=-1)
@@ -238,6 +251,12 @@ class SlapPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
+        super().save_pretrained(save_directory, *args, **kwargs)
+        pipelines = Path(__file__).with_name("pipeline_slap.py")
+        if "custom_pipelines" in vars(self.config) and pipelines.exists():  # named in config.json, so it travels along
+            shutil.copy(pipelines, save_directory)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         # Models are built on the meta device when loaded: every free parameter must be set here.
@@ -249,20 +268,12 @@ class SlapPreTrainedModel(PreTrainedModel):
             init.normal_(module.query, std=std)
         elif isinstance(module, SlapAudioModel):
             init.normal_(module.mask_token, std=std)
-        elif isinstance(module, (SlapAudioLayer, SlapDecoderLayer)):
-            # Residual branches start small, as in GPT-2. Not stated by the paper.
-            for name, weight in module.named_parameters():
-                if name.endswith(("o_proj.weight", "down_proj.weight")):
-                    init.normal_(weight, std=std / (2 * self.config_of(module).num_hidden_layers) ** 0.5)
+        elif hasattr(module, "residual_branches"):
+            init.normal_(module.weight, std=std / module.residual_branches**0.5)
         elif isinstance(module, SlapPrototypeHead):
             init.normal_(module.prototypes, std=1.0)  # directions: only their angle counts
         elif isinstance(module, SlapModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
-
-    def config_of(self, module: nn.Module) -> PreTrainedConfig:
-        if self.config.model_type != "slap":
-            return self.config
-        return self.config.decoder_config if isinstance(module, SlapDecoderLayer) else self.config.audio_config
 
 
 class SlapAudioModel(SlapPreTrainedModel):
@@ -405,7 +416,8 @@ class SlapAudioModel(SlapPreTrainedModel):
             read, keep = (torch.cat(x).to(patches.device) for x in (read, keep))
             hidden, of_windows, states = self._encode(patches[read], sizes, None, output_hidden_states)
             hidden, states = hidden[keep], [x[keep] for x in states]
-            pooled = pool_windows(of_windows, [own_end - own_start for *_, own_start, own_end in windows], clip_of_window)
+            owned = [own_end - own_start for *_, own_start, own_end in windows]
+            pooled = pool_windows(of_windows, owned, clip_of_window)
 
         dense = layout.pad(hidden)  # (B, N, D)
         column = torch.arange(layout.longest, device=dense.device) // config.patch_rows
@@ -581,7 +593,8 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     @property
     def scale(self) -> Tensor:
         """(), multiplier of the similarities, clamped at `logit_scale_max`."""
-        return self.logit_scale.float().exp().clamp(max=self.config.logit_scale_max).squeeze(0)
+        exact = torch.promote_types(self.logit_scale.dtype, torch.float32)
+        return self.logit_scale.to(exact).exp().clamp(max=self.config.logit_scale_max).squeeze(0)
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -667,7 +680,10 @@ class SlapAudioModelWithProjection(AudioFeaturesMixin, SlapPreTrainedModel):
     Loads from the folder of any SLAP model that has a joint space.
     """
 
-    _keys_to_ignore_on_load_unexpected = [r"^(slap\.)?(text_|logit_)", r"^(decoder|lm_head|prototype_head|classifier)\b"]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(slap\.)?(text_|logit_)",
+        r"^(decoder|lm_head|prototype_head|classifier)\b",
+    ]
     input_modalities = ("audio",)
 
     def __init__(self, config: SlapConfig):
@@ -706,7 +722,7 @@ class SlapDecoderAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
         self.k_proj = nn.Linear(source, config.hidden_size, bias=False)
         self.v_proj = nn.Linear(source, config.hidden_size, bias=False)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        self.o_proj = residual_linear(config.hidden_size, config.hidden_size, 3 * config.num_hidden_layers)
 
     def forward(self, hidden: Tensor, source: Tensor, mask: Tensor | None, past: Cache | None) -> Tensor:
         q = self._heads(self.q_proj(hidden))  # (B, H, L, D of a head)
@@ -750,7 +766,7 @@ class SlapDecoderLayer(GradientCheckpointingLayer):
         self.cross_attn = SlapDecoderAttention(config, layer_idx, is_cross=True)
         self.mlp_norm = SlapRMSNorm(size, eps=eps)
         self.up_proj = nn.Linear(size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, size, bias=False)
+        self.down_proj = residual_linear(config.intermediate_size, size, 3 * config.num_hidden_layers)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(

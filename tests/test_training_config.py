@@ -8,7 +8,8 @@ import yaml
 
 from hf_slap.training_config import TrainConfig
 
-CONFIGS = sorted((Path(__file__).parents[1] / "examples" / "configs").glob("*.yaml"))
+FOLDER = Path(__file__).parents[1] / "examples" / "configs"
+CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.startswith("finetune")]
 
 
 def load(*overrides):

@@ -13,7 +13,7 @@ def fill(folder, steps=40):
         for step in range(1, steps + 1):
             log.heard(step, audio_seconds=12.0)
             log.train(step, {"total": 3.0 / step, "contrastive": 2.0 / step, "caption": 1.0 / step})
-        log.validation(steps, {"text to audio recall@1": 0.5, "chance": 0.1})
+        log.validation(steps, {"text to audio recall@10": 0.5, "chance": 0.1})
 
 
 def test_a_resumed_run_writes_its_lines_once(tmp_path):
@@ -54,7 +54,7 @@ def test_the_summary_tells_first_last_and_best(tmp_path):
     text = io.StringIO()
     print_summary(tmp_path, seconds=65.0, console=Console(file=text, width=100))
     assert "contrastive loss" in text.getvalue() and "2.000  0.500  0.500" in text.getvalue()
-    assert "held-out text to audio recall@1" in text.getvalue() and "1:05 min" in text.getvalue()
+    assert "held-out text to audio recall@10" in text.getvalue() and "1:05 min" in text.getvalue()
 
 
 def test_lines_are_json_that_anyone_can_read(tmp_path):

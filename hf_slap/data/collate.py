@@ -301,7 +301,7 @@ class PretrainCollator:
             "patch_mask": torch.from_numpy(np.concatenate([clip.patch_mask for clip in clips])),
             "input_ids": texts["input_ids"],
             "attention_mask": texts["attention_mask"],
-            "labels": self._labels(captions),
+            "labels": self.labels(captions),
             "caption_group": torch.tensor([clip.group for clip in clips], dtype=torch.int64),
             "ids": [clip.id for clip in clips],
             "captions": captions,
@@ -309,7 +309,7 @@ class PretrainCollator:
             "skipped": skipped,
         }
 
-    def _labels(self, captions: list[str]) -> torch.Tensor:
+    def labels(self, captions: list[str]) -> torch.Tensor:
         """(B, L2) int64: the tokens of each caption, eos, then -100."""
         encoded = self.tokenizer(
             captions, add_special_tokens=False, truncation=True, max_length=self.max_text_tokens - 1

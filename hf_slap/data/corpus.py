@@ -44,6 +44,7 @@ def load_corpus(
             are all of them the split "train".
         audio_column: default: the column of type Audio, else the one named "audio".
         caption_column: a column of strings or of lists of strings; default: the first there is of `CAPTION_COLUMNS`.
+            It may be a column of labels, class numbers too: their names are then the captions.
         name: configuration of a Hub dataset.
         revision: commit, tag or branch of a Hub dataset.
         cache_dir: where datasets keeps its files; default: its own choice.
@@ -254,7 +255,11 @@ def _find_caption_column(corpus: Dataset, wanted: str | None, where: str) -> str
 
 def _read_captions(corpus: Dataset, column: str, where: str) -> list[list[str]]:
     captions, without = [], []
+    feature = corpus.features[column]
+    classes = getattr(feature, "feature", feature)  # those of a list, or of the column itself
     for row, value in enumerate(corpus[column]):
+        if isinstance(classes, datasets.ClassLabel) and value is not None:
+            value = classes.int2str(value)
         values = [value] if isinstance(value, str) or value is None else value
         if not isinstance(values, Sequence) or any(not isinstance(text, str | None) for text in values):
             raise ValueError(

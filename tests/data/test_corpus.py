@@ -231,3 +231,12 @@ def test_a_corpus_of_paths_is_read_where_the_files_are(folder, tmp_path):
     assert load_corpus(Dataset.from_dict({"audio": paths, "text": ["a", "b"]}))["duration"][:] == [0.5, 2.0]
     shutil.move(folder / "2.wav", tmp_path / "2.wav")
     assert len(load_corpus(Dataset.from_dict({"audio": paths, "text": ["a", "b"]}))) == 1
+
+
+def test_classes_can_stand_for_captions(wav):
+    one = rows(wav, label=[1, 0]).cast_column("label", datasets.ClassLabel(names=["cat", "dog"]))
+    assert load_corpus(one, caption_column="label")["captions"] == [["dog"], ["cat"]]
+    several = rows(wav, labels=[[0, 1], [1]]).cast_column(
+        "labels", datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
+    )
+    assert load_corpus(several, caption_column="labels")["captions"] == [["cat", "dog"], ["dog"]]

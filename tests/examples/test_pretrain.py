@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from transformers import AutoModel, AutoProcessor, pipeline
 
@@ -50,6 +52,7 @@ def load_script():
 
 
 def train(folder, *overrides, resume=False):
+    AcceleratorState._reset_state(reset_partial_state=True)  # one interpreter, many runs
     arguments = [*SMALL, f"run_folder={folder}", *overrides]
     return load_script().main([*(["--resume"] if resume else []), *arguments])
 
@@ -58,14 +61,6 @@ def losses(folder):
     """What a run printed of its losses, without what depends on the clock."""
     rows = [row for row in read_metrics(folder) if row["kind"] == "train"]
     return [{name: v for name, v in row.items() if name != "audio_seconds_per_second"} for row in rows]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +73,9 @@ def uninterrupted(tmp_path_factory):
 # ------------------------------------------------------------------------------------------------- the losses
 def test_the_first_losses_are_the_golden_ones(uninterrupted):
     golden = json.loads(GOLDEN.read_text())
+    stack = {"torch": torch.__version__, "transformers": transformers.__version__}
+    if any(found.split(".")[:2] != golden[name].split(".")[:2] for name, found in stack.items()):
+        pytest.skip(f"other versions draw other initial weights: here {stack}, the trail is of {golden['torch']}")
     trail = [{name: row[name] for name in PARTS} for row in losses(uninterrupted)]
     for step, (ours, stored) in enumerate(zip(trail, golden["losses"], strict=True), start=1):
         assert ours == pytest.approx(stored, rel=2e-4), f"step {step}; see {golden['written_by']}"
@@ -171,10 +169,11 @@ def test_resuming_where_nothing_was_saved_starts_the_run(tmp_path, uninterrupted
         ["masked_weight=0", "caption_weight=0"],
         ["shared_masked_pass=true", "centering=softmax", "mask_kind=block", "gradient_checkpointing=true"],
         ["model.audio_config.layer_types=[full_attention, full_attention, full_attention]"],
+        ["precision=bf16"],
     ],
     ids=lambda overrides: " ".join(overrides),
 )
-def test_every_ablation_is_a_change_of_the_configuration(tmp_path, overrides):
+def test_every_variant_is_a_change_of_the_configuration(tmp_path, overrides):
     train(tmp_path, "stop_step=1", "validation_data=null", *overrides)
     (row,) = losses(tmp_path)
     assert {name for name in PARTS if name in row} == {n for n in PARTS if f"{n}_weight=0" not in overrides}

@@ -72,3 +72,10 @@ def test_the_checkpoint_of_another_model_is_refused(tmp_path):
     BertModel(BertConfig(vocab_size=31, **sizes)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="configuration of a 'bert' model, not of a 'slap' model"):
         hf_slap.SlapModel.from_pretrained(tmp_path)
+
+
+def test_a_model_that_was_loaded_and_saved_again_keeps_its_pipelines(tiny_folder, tmp_path):
+    hf_slap.SlapModel.from_pretrained(tiny_folder).save_pretrained(tmp_path)
+    assert (tmp_path / "pipeline_slap.py").read_text() == (tiny_folder / "pipeline_slap.py").read_text()
+    named = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]
+    assert named["audio-captioning"]["impl"] == "pipeline_slap.AudioCaptioningPipeline"

@@ -12,13 +12,14 @@ import torch
 from transformers.dynamic_module_utils import get_imports
 
 from hf_slap.modeling import audio_slap
-from hf_slap.modeling.audio_slap import AudioError, decode, load_waveform, resample_waveform
+from hf_slap.modeling.audio_slap import AudioError, decode, load_waveform, resample_waveform, stream_waveform
 
 RATE = 16_000
 TIME = np.arange(RATE * 3) / RATE
 TONE = (0.5 * np.sin(2 * np.pi * 440 * TIME)).astype(np.float32)
 
 load = partial(load_waveform, target_rate=RATE)
+stream = partial(stream_waveform, target_rate=RATE)
 
 
 def encoded(samples, rate=RATE, format="WAV", **options) -> bytes:
@@ -164,6 +165,42 @@ def test_channels_are_averaged_before_resampling(monkeypatch):
     monkeypatch.setattr(audio_slap, "resample_waveform", lambda wave, *rates: seen.append((wave.shape, rates)) or wave)
     load(encoded(np.stack([TONE, TONE], axis=1), 44_100))
     assert seen == [((len(TONE),), (44_100, RATE))]
+
+
+# Block by block
+
+
+@pytest.mark.parametrize("format, subtype", [("WAV", None), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"),
+                                             ("MP3", None)])  # fmt: skip
+@pytest.mark.parametrize("rate", [RATE, 48_000])
+def test_blocks_are_the_whole_to_the_last_bit(tmp_path, format, subtype, rate):
+    noise = np.random.default_rng(0).normal(scale=0.1, size=(7 * RATE + 13, 2))
+    path = tmp_path / f"noise.{format.lower()}"
+    path.write_bytes(encoded(noise, rate, format=format, subtype=subtype))
+    whole = load(path)
+    array = {"array": decode(path)[0], "sampling_rate": rate}
+    for clip, options in [(path, {}), (path.read_bytes(), {}), (array, {"resample": True})]:
+        for seconds in (0.31, 100.0):
+            blocks = list(stream(clip, block_seconds=seconds, **options))
+            np.testing.assert_array_equal(np.concatenate(blocks), whole)
+            assert max(map(len, blocks)) <= (seconds + 0.05) * RATE  # soxr holds back a little, and gives it later
+
+
+def test_what_is_wrong_is_said_in_the_same_words_block_by_block(tmp_path):
+    spoiled, loud = TONE.copy(), TONE.copy()
+    spoiled[[8000, 30_000]], loud[40_000] = np.nan, 2.0**15
+    noise = np.random.default_rng(0).normal(scale=0.1, size=RATE * 3)
+    (tmp_path / "broken.flac").write_bytes(encoded(noise, format="FLAC")[:40_000])
+    (tmp_path / "short.wav").write_bytes(encoded(noise)[:40_000])
+    (tmp_path / "zero.wav").touch()
+    clips = [spoiled, loud, np.zeros(0), np.zeros(1999), *sorted(tmp_path.iterdir()), tmp_path / "gone.wav"]
+    for clip in clips:
+        options = {"sampling_rate": RATE, "min_samples": 2000, "name": "clip 7"}
+        with pytest.raises(AudioError) as whole:
+            load(clip, **options)
+        with pytest.raises(AudioError) as in_blocks:
+            list(stream(clip, block_seconds=0.25, **options))
+        assert str(in_blocks.value) == str(whole.value)
 
 
 # What is refused, and how

@@ -139,6 +139,33 @@ def test_a_long_clip_is_its_parts(clips):
     np.testing.assert_allclose(whole[8102:8298], part[2:198], atol=1e-5)
 
 
+@pytest.mark.parametrize("length, block", [(2400, 1), (2401, 200), (20_480, 37), (20_719, 161), (100_003, 16_000)])
+def test_blocks_have_the_frames_of_the_whole_to_the_last_bit(length, block):
+    wave = noise(0.1, length)
+    blocks = EXTRACTOR.log_mel_blocks(wave[start : start + block] for start in range(0, length, block))
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), EXTRACTOR.log_mel(wave))
+
+
+def test_a_hop_as_long_as_its_window_has_the_same_frames_in_blocks():
+    extractor = SlapFeatureExtractor(hop_length=400, win_length=400)
+    wave = noise(0.1, 9_001)
+    blocks = extractor.log_mel_blocks(np.array_split(wave, 7))
+    np.testing.assert_array_equal(np.concatenate(list(blocks)), extractor.log_mel(wave))
+
+
+def test_blocks_that_are_too_short_altogether_are_refused():
+    with pytest.raises(ValueError, match="1799 samples.*2400"):
+        list(EXTRACTOR.log_mel_blocks([np.zeros(1000, np.float32), np.zeros(799, np.float32)]))
+
+
+def test_a_clip_is_streamed_in_every_form_that_is_loaded(clips, tmp_path):
+    (tmp_path / "clip.ogg").write_bytes(clips[0]["bytes"])
+    for clip in (clips[0], tmp_path / "clip.ogg", {"array": EXTRACTOR.load(clips[0]), "sampling_rate": RATE}):
+        np.testing.assert_array_equal(
+            np.concatenate(list(EXTRACTOR.stream(clip, block_seconds=0.1))), EXTRACTOR.load(clip)
+        )
+
+
 def test_autocast_changes_nothing(clips):
     wave = torch.from_numpy(EXTRACTOR.load(clips[0]))
     with torch.autocast("cpu", dtype=torch.bfloat16):

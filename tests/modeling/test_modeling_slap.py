@@ -9,11 +9,13 @@ from hf_slap.modeling.attention_slap import PackedLayout
 from hf_slap.modeling.configuration_slap import SlapAudioConfig, SlapConfig
 from hf_slap.modeling.modeling_slap import (
     SlapAudioModel,
+    SlapAudioModelWithProjection,
     SlapForAudioCaptioning,
     SlapForAudioClassification,
     SlapForPreTraining,
     SlapModel,
     audio_windows,
+    pool_windows,
     rotary_angles,
     rotate,
     shift_right,
@@ -254,6 +256,31 @@ def test_windows_tile_a_long_clip_and_overlap():
         assert all(start <= own and end >= own_end for start, end, own, own_end in windows)
 
 
+def test_all_windows_but_the_last_two_stay_when_the_clip_goes_on():
+    config = SlapAudioConfig(max_audio_seconds=1.6, window_overlap_seconds=0.4)
+    final = audio_windows(97, config)
+    for columns in range(1, 97):
+        certain = audio_windows(columns, config)[:-2]
+        assert certain == final[: len(certain)]
+
+
+def test_pooled_windows_weigh_what_they_own():
+    pooled = torch.tensor([[1.0, 0.0], [5.0, 8.0], [7.0, 7.0]])
+    assert pool_windows(pooled, [3, 1, 2], [0, 0, 1]).tolist() == [[2.0, 2.0], [7.0, 7.0]]
+
+
+def test_the_audio_side_alone_loads_from_every_folder_with_a_joint_space(tmp_path):
+    x, mask = sounds()
+    for cls in (SlapModel, SlapForPreTraining):
+        model = small_model(cls)
+        model.save_pretrained(tmp_path / cls.__name__)
+        alone = SlapAudioModelWithProjection.from_pretrained(tmp_path / cls.__name__)
+        assert not hasattr(alone, "text_model")
+        with torch.no_grad():
+            expected = getattr(model, "slap", model).get_audio_features(x, mask).pooler_output
+            assert torch.equal(alone(x, mask).pooler_output, expected)
+
+
 def test_a_long_clip_is_the_weighted_mean_of_its_windows():
     model = small_model(SlapModel, audio={"max_audio_seconds": 1.6, "window_overlap_seconds": 0.4}).audio_model
     x = torch.randn(1, 11 * 16 + 5, 64)
@@ -396,6 +423,16 @@ def test_weights_are_safetensors_without_teacher_or_copies(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     assert not [name for name in weights if "teacher" in name or name == "lm_head.weight"]  # the latter is tied
     assert not list(tmp_path.glob("*.bin")) + list(tmp_path.glob("*.pt"))
+
+
+def test_residual_branches_start_small():
+    model = small_model()
+    layer, written = model.slap.audio_model.layers[1], model.decoder.layers[1]
+    assert layer.self_attn.qkv_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+        assert linear.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.05)  # 3 layers of 2 branches
+    for linear in (written.self_attn.o_proj, written.cross_attn.o_proj, written.down_proj):
+        assert linear.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.1)  # 2 layers of 3 branches
 
 
 def test_every_parameter_is_set_when_it_is_missing_from_the_folder(tmp_path):
