@@ -19,6 +19,8 @@ import json
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -203,6 +205,9 @@ def on_cpu(rounds: int, with_rivals: bool) -> dict:
     rows.append(row("features: transformers' spectrogram / ours in numpy", ratio, "at least 3.5"))
 
     rows += training_rows()
+    five, ten = (peak_megabytes(seconds) for seconds in (300, 600))
+    rows.append(row("memory: MB above the weights, one clip of 10 minutes in one piece", ten, ""))
+    rows.append(row("memory: 10 minutes / 5 minutes", ten / five, "at most 2.1"))
 
     curve = {"seconds": list(CURVE), "slap": [spent[f"slap, one of {s} s"] for s in CURVE]}
     if "naflex, one of 1 s" in spent:
@@ -218,6 +223,23 @@ def on_cpu(rounds: int, with_rivals: bool) -> dict:
         "cpu_seconds": times,
         "audio_seconds_per_cpu_second": seconds_heard["mixed"] / spent["slap, mixed"],
     }
+
+
+def peak_megabytes(seconds: int) -> float:
+    """Peak memory of embedding one clip without windows, above that of the loaded model; in a process of its own."""
+    code = f"""
+import resource, torch
+from hf_slap import SlapAudioConfig, SlapAudioModel
+torch.set_num_threads(1)
+model = SlapAudioModel(SlapAudioConfig(long_audio="whole")).eval()
+with torch.inference_mode():
+    model(torch.randn(1, 160, 64))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model(torch.randn(1, {seconds} * 100, 64))
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(child.stdout.split()[-1])
 
 
 def training_rows(ranks: int = 8) -> list[dict]:

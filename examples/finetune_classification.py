@@ -93,7 +93,7 @@ class LabelledClips(torch.utils.data.Dataset):
 
 
 class MixingCollator:
-    """Packs clips and their targets into a batch, mixed in pairs."""
+    """Packs clips and their targets into a batch, mixed in pairs; the pairs are of one process."""
 
     def __init__(self, alpha: float, seed: int):
         self.alpha, self.seed = alpha, seed
@@ -196,9 +196,10 @@ def main(arguments: list[str] | None = None) -> Path:
     if folder != whole:  # the adapter alone must be told its classes
         accelerator.print(
             "next, load the adapter with its classes:\n"
-            "  import hf_slap; from transformers import AutoConfig, AutoModelForAudioClassification\n"
-            f'  config = AutoConfig.from_pretrained("{folder}/classes")\n'
-            f'  AutoModelForAudioClassification.from_pretrained("{folder}", config=config)'
+            "  from hf_slap import SlapConfig, SlapForAudioClassification; from peft import PeftModel\n"
+            f'  config = SlapConfig.from_pretrained("{folder}/classes")\n'
+            f'  model = SlapForAudioClassification.from_pretrained("{config.model}", config=config)\n'
+            f'  model = PeftModel.from_pretrained(model, "{folder}")'
         )
     return folder
 
@@ -232,7 +233,7 @@ def probe(config, accelerator, classifier, processor, learned, held_out, multi_l
         logits = classifier.classifier(held_out_x.to(accelerator.device)).cpu().numpy()
     with TrainingLog(run_folder, len(trail), 0, accelerator.log, is_main()) as log:
         for step, loss in enumerate(trail, start=1):
-            if step % config.log_every == 0 or step in (1, len(trail)):
+            if step % max(config.log_every, len(trail) // 10) == 0 or step in (1, len(trail)):
                 log.train(step, {"total": loss})
         log.validation(len(trail), {**scores_of(logits, held_out_rows), "l2": l2})
     if is_main():

@@ -21,6 +21,7 @@ _ACCEPTED = (
     "metadata.jsonl, or `save_to_disk`), and a dataset id on the Hub"
 )
 _MOST_LISTED = 50
+_TABLES = {"metadata.csv": "csv", "metadata.jsonl": "json"}
 
 
 def load_corpus(
@@ -187,12 +188,27 @@ def _open_folder(path: Path, split: str | None, cache_dir) -> Dataset:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))
         return _one_split(saved, split, f"folder {str(path)!r}") if isinstance(saved, DatasetDict) else saved
+    for name, kind in _TABLES.items():
+        if (path / name).is_file():
+            return _open_table(path, name, kind, split, cache_dir)
     if any(path.glob("metadata.*")) and not any(path.glob("*.parquet")):
         return _load(f"folder {str(path)!r}", split, "audiofolder", data_dir=str(path), cache_dir=cache_dir)
     try:
         return _load(f"folder {str(path)!r}", split, str(path), cache_dir=cache_dir)
     except FileNotFoundError as problem:
         raise FileNotFoundError(f"folder {str(path)!r} holds nothing to read; {_ACCEPTED}") from problem
+
+
+def _open_table(path: Path, name: str, kind: str, split: str | None, cache_dir) -> Dataset:
+    """Sound files and the table that describes them, as `audiofolder` reads them, which needs torchcodec to do so."""
+    what = f"folder {str(path)!r}"
+    table = _load(what, split, kind, data_files={"train": str(path / name)}, cache_dir=cache_dir)
+    if "file_name" not in table.column_names:
+        raise ValueError(f"{what}: {name} has no column 'file_name'; its columns are {table.column_names}")
+    columns = {**table.to_dict(), "file_name": [str(path / file) for file in table["file_name"]]}
+    features = datasets.Features({**table.features, "file_name": datasets.Value("string")})
+    table = Dataset.from_dict(columns, features=features, split=table.split)
+    return table.rename_column("file_name", "audio").cast_column("audio", Audio(decode=False))
 
 
 def _open_hub(source: str, split: str | None, name: str | None, revision: str | None, cache_dir) -> Dataset:

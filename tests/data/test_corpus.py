@@ -3,6 +3,7 @@ import json
 import logging
 import re
 import shutil
+import sys
 
 import datasets
 import pyarrow.parquet as pq
@@ -240,3 +241,19 @@ def test_classes_can_stand_for_captions(wav):
         "labels", datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
     )
     assert load_corpus(several, caption_column="labels")["captions"] == [["cat", "dog"], ["dog"]]
+
+
+def test_a_table_without_file_names_is_refused(tmp_path):
+    (tmp_path / "metadata.csv").write_text("name,caption\n0.wav,one\n")
+    with pytest.raises(
+        ValueError, match=r"metadata.csv has no column 'file_name'; its columns are \['name', 'caption'\]"
+    ):
+        load_corpus(tmp_path, cache_dir=tmp_path / "cache")
+
+
+def test_a_folder_with_a_table_is_read_without_torchcodec(wav, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec.encoders", None)
+    (tmp_path / "0.wav").write_bytes(wav(0.5))
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.wav", "captions": ["one", "two"]}\n')
+    corpus = load_corpus(tmp_path, cache_dir=tmp_path / "cache")
+    assert (corpus[0]["captions"], corpus[0]["duration"]) == (["one", "two"], 0.5)
