@@ -12,7 +12,6 @@ import argparse
 import copy
 import functools
 import itertools
-import json
 import math
 import time
 from pathlib import Path
@@ -20,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
-from hf_slap import SlapFeatureExtractor, SlapForPreTraining, SlapProcessor, save_folder
+from hf_slap import AudioError, SlapFeatureExtractor, SlapForPreTraining, SlapProcessor, save_folder
 from hf_slap.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
 from hf_slap.data import (
     ClipSettings,
@@ -57,7 +56,7 @@ from hf_slap.objectives import (
 )
 from hf_slap.optimization import parameter_groups, scheduled, set_learning_rate
 from hf_slap.training_config import TrainConfig
-from hf_slap.training_log import TrainingLog, draw_losses, print_summary, read_metrics
+from hf_slap.training_log import TrainingLog, draw_losses, note_skipped, print_summary, read_metrics
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -78,6 +77,11 @@ def main(arguments: list[str] | None = None) -> Path:
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=run_folder,
     )
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        raise NotImplementedError(
+            f"{accelerator.distributed_type.value} is not served yet: the teacher and the export read whole weights; "
+            "launch with --multi_gpu (DDP)"
+        )
     if accelerator.num_processes != world_size():
         raise RuntimeError(f"Accelerate sees {accelerator.num_processes} processes, torch {world_size()}")
     checkpoint = last_checkpoint(checkpoints)
@@ -92,14 +96,15 @@ def main(arguments: list[str] | None = None) -> Path:
         corpus = load_corpus(config.train_data, config.train_split)
         held_out = load_corpus(config.validation_data, config.validation_split) if config.validation_data else None
     tokenizer = build_tokenizer(config, corpus)
-    extractor = SlapFeatureExtractor()
+    durations = list(corpus["duration"])
 
     # -------------------------------------------------------------------------------------------------- model
     model = build_model(config, tokenizer)
     audio = model.config.audio_config
+    extractor = SlapFeatureExtractor(feature_size=audio.num_mel_bins, patch_frames=audio.patch_frames)
     keep_trainable(model, config.loss_weights)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     torch.manual_seed(config.seed + rank())  # weights are alike on all ranks, dropout need not be
     teacher = AudioTeacher(model, config.centering).to(accelerator.device) if config.masked_weight else None
     settings = ClipSettings(
@@ -128,7 +133,7 @@ def main(arguments: list[str] | None = None) -> Path:
         first_step = state["step"]
         accelerator.print(f"continuing after step {first_step}, from {checkpoint}")
     last_step = min(config.total_steps, config.stop_step or config.total_steps)
-    batches = training_batches(config, corpus["duration"], audio.max_audio_seconds, first_step, last_step)
+    batches = training_batches(config, durations, audio.max_audio_seconds, first_step, last_step)
     loader = DataLoader(
         clips,
         batch_sampler=batches,
@@ -169,6 +174,7 @@ def main(arguments: list[str] | None = None) -> Path:
             freeze_prototypes(model, step, config.freeze_prototypes_steps)
             gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.gradient_clip)
             prepared_optimizer.step()
+            model.slap.clamp_logit_scale()
             prepared_optimizer.zero_grad()
             if teacher is not None:
                 teacher.update(model, now.teacher_momentum)
@@ -256,6 +262,12 @@ def build_model(config: TrainConfig, tokenizer) -> SlapForPreTraining:
     if isinstance(keywords.get("decoder_config", {}), dict):
         keywords["decoder_config"] = {**keywords.get("decoder_config", {}), **vocabulary}
     model = SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **keywords, **ids)
+    decoder = model.config.decoder_config
+    if decoder is not None and config.max_caption_tokens > decoder.max_position_embeddings:
+        raise ValueError(
+            f"max_caption_tokens={config.max_caption_tokens} is more than the decoder's max_position_embeddings="
+            f"{decoder.max_position_embeddings}; lower the one or raise the other in model.decoder_config"
+        )
     return model.train()  # a tower that was loaded comes with its dropout off
 
 
@@ -293,31 +305,30 @@ def refuse_not_finite(step: int, losses: dict, ids: list[str], checkpoints: Path
     raise_together(error)
 
 
-def note_skipped(skipped: list[tuple[str, str]], run_folder: Path) -> None:
-    """Says which clips could not be used, and why; the list is kept beside the metrics."""
-    for clip, reason in skipped:
-        print(f"left out clip {clip}: {reason}")
-        with (run_folder / "skipped_clips.jsonl").open("a") as file:
-            file.write(json.dumps({"id": clip, "reason": reason}) + "\n")
-
-
 @torch.no_grad()
 def validate(model, extractor, tokenizer, held_out, config: TrainConfig, texts_at_once: int = 256) -> dict:
     """Retrieval of held-out clips by caption and the other way round, and zero-shot classification by label.
 
-    Every rank embeds a part of the clips; all of them know the numbers.
+    Every rank embeds a part of the clips; all of them know the numbers. Clips that cannot be heard are left out and
+    listed.
     """
     slap, device = model.slap.eval(), model.device
-    width = model.config.audio_config.patch_frames
-    mine, embeds = range(rank(), len(held_out), world_size()), []
-    for clip in held_out.select(mine):
-        longest = int(model.config.audio_config.max_audio_seconds * extractor.sampling_rate)
-        waveform = extractor.load(clip["audio"], name=clip["id"])[:longest]
+    rows, embeds = [], [torch.zeros(0, model.config.projection_dim, device=device)]
+    for row in range(rank(), len(held_out), world_size()):
+        clip = held_out[row]
+        try:
+            waveform = extractor.load(clip["audio"], name=clip["id"])
+        except AudioError as reason:
+            note_skipped([(clip["id"], str(reason))], Path(config.run_folder))
+            continue
         features = torch.from_numpy(extractor.log_mel(waveform)).to(device)
-        frames = len(features) // width * width
-        embeds.append(slap.get_audio_features(features[:frames], clip_frames=[frames]).pooler_output)
-    order = gather_rows(torch.tensor(mine, device=device)).argsort()
-    audio = gather_rows(torch.cat(embeds))[order].float().cpu().numpy()
+        embeds.append(slap.get_audio_features(features[None]).pooler_output.float())
+        rows.append(row)
+    rows = gather_rows(torch.tensor(rows, dtype=torch.long, device=device))
+    if not len(rows):
+        raise ValueError("not one clip of validation_data can be heard; see skipped_clips.jsonl")
+    audio = gather_rows(torch.cat(embeds))[rows.argsort()].cpu().numpy()
+    held_out = held_out.select(rows.sort().values.tolist())
 
     def embed(texts: list[str]) -> np.ndarray:
         embeds = []

@@ -280,9 +280,9 @@ def _find_files(path: Path) -> tuple[list[str], list[str]]:
 def _open_dataset(dataset: "Dataset") -> _Source:
     from datasets import Audio
 
-    from .data.corpus import _find_audio_column
+    from .data.corpus import find_audio_column
 
-    column = _find_audio_column(dataset, None, "the dataset")
+    column = find_audio_column(dataset, None, "the dataset")
     ids = list(map(str, dataset["id"] if "id" in dataset.column_names else range(len(dataset))))
     sound = dataset.with_format(None).select_columns([column])
     if isinstance(sound.features[column], Audio):

@@ -37,8 +37,8 @@ from .modeling.processing_slap import SlapProcessor
 from .optimization import learning_rate
 from .registration import save_folder
 from .starting_points import QUANTIZATIONS, PartRow, freeze, layerwise_groups, report_lines, trainable_share
-from .training_config import _checked, _clip_settings, _override, _refuse_unknown
-from .training_log import PICTURE_FILE, TrainingLog, read_metrics
+from .training_config import apply_override, checked, clip_settings, refuse_unknown
+from .training_log import PICTURE_FILE, TrainingLog, note_skipped, read_metrics
 
 OPTIMIZERS = ("adamw", "sgd")
 # Every linear layer of the audio blocks and of the usual text towers, and the attention of the caption decoder.
@@ -139,13 +139,13 @@ class FinetuneConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            setattr(self, field.name, _checked(field.name, getattr(self, field.name), field.type))
-        self.clips = _clip_settings(self.clips)
+            setattr(self, field.name, checked(field.name, getattr(self, field.name), field.type))
+        self.clips = clip_settings(self.clips)
         if self.lora is not None:
             fields = dataclasses.fields(LoraSettings)
-            _refuse_unknown(self.lora, [field.name for field in fields], "lora.")
+            refuse_unknown(self.lora, [field.name for field in fields], "lora.")
             given = {**dataclasses.asdict(LoraSettings()), **self.lora}
-            self.lora = {f.name: _checked(f"lora.{f.name}", given[f.name], f.type) for f in fields}
+            self.lora = {f.name: checked(f"lora.{f.name}", given[f.name], f.type) for f in fields}
             if self.lora["r"] < 1:
                 raise ValueError(f"lora.r is {self.lora['r']}; a rank is at least 1")
             if self.audio_tower or getattr(self, "text_tower", None):
@@ -181,8 +181,8 @@ class FinetuneConfig:
             if not isinstance(values, dict):
                 raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
         for override in overrides:
-            _override(values, override)
-        _refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
+            apply_override(values, override)
+        refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
         config = cls(**values)
         if not config.model:
             raise ValueError("model is not set: the SLAP folder or Hub id to start from")
@@ -372,18 +372,6 @@ def for_each_clip(
     return dict(sorted(results.items()))
 
 
-def note_skipped(skipped: Sequence[tuple[str, str]], run_folder: Path) -> None:
-    """Says which clips could not be used, and why, once each; the list is kept beside the metrics."""
-    path = run_folder / "skipped_clips.jsonl"
-    known = path.read_text() if skipped and path.exists() else ""
-    for clip, reason in skipped:
-        line = json.dumps({"id": clip, "reason": reason}) + "\n"
-        if line not in known:
-            print(f"left out clip {clip}: {reason}")
-            with path.open("a") as file:
-                file.write(line)
-
-
 # -------------------------------------------------------------------------------------------------------- model
 def prepare_model(
     config: FinetuneConfig,
@@ -404,7 +392,7 @@ def prepare_model(
     freeze(model, unused)
     freeze(model, config.frozen)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     if config.lora is not None:
         model = wrap_lora(model, LoraSettings(**config.lora), config.model, config.frozen, new_parts)
     if is_main():
@@ -516,6 +504,8 @@ def fit(
             limit = config.gradient_clip if config.gradient_clip is not None else float("inf")
             gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), limit)
             prepared_optimizer.step()
+            if hasattr(model, "clamp_logit_scale"):
+                model.clamp_logit_scale()
             prepared_optimizer.zero_grad()
             done = step + 1
             heard = sum_over_ranks(torch.tensor(batch["audio_seconds"], device=accelerator.device, dtype=torch.float32))

@@ -37,7 +37,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
         if not parameter.requires_grad:
             continue
         words = name.split(".")
-        free = parameter.ndim < 2 or id(parameter) in embeddings or any(word in NO_DECAY for word in words)
+        free = parameter.ndim < 2 or id(parameter) in embeddings or words[-1] in NO_DECAY
         (no_decay if free else decay).append(parameter)
     groups = [
         {"name": "decay", "params": decay, "weight_decay": weight_decay},

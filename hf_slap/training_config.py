@@ -126,8 +126,8 @@ class TrainConfig:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            setattr(self, field.name, _checked(field.name, getattr(self, field.name), field.type))
-        self.clips = _clip_settings(self.clips)
+            setattr(self, field.name, checked(field.name, getattr(self, field.name), field.type))
+        self.clips = clip_settings(self.clips)
         for name, accepted in (
             ("mask_kind", MASK_KINDS),
             ("centering", CENTERINGS),
@@ -151,6 +151,19 @@ class TrainConfig:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; it must be less than total_steps, {self.total_steps}"
             )
+        for name in ("teacher_momentum_start", "teacher_momentum_end", "teacher_temperature_warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        if self.workers < 0 or (self.stop_step or 1) < 1 or (self.max_batch_clips or 2) < 2:
+            raise ValueError(
+                f"workers={self.workers}, stop_step={self.stop_step}, max_batch_clips={self.max_batch_clips}: workers "
+                "must be at least 0, stop_step at least 1 and max_batch_clips at least 2"
+            )
+        if not 0 <= self.min_learning_rate <= self.peak_learning_rate:
+            raise ValueError(
+                f"min_learning_rate={self.min_learning_rate} must lie between 0 and peak_learning_rate="
+                f"{self.peak_learning_rate}"
+            )
         if "{label}" not in self.zero_shot_prompt:
             raise ValueError(f"zero_shot_prompt is {self.zero_shot_prompt!r}; it must contain {{label}}")
 
@@ -170,8 +183,8 @@ class TrainConfig:
             if not isinstance(values, dict):
                 raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
         for override in overrides:
-            _override(values, override)
-        _refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
+            apply_override(values, override)
+        refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
         config = cls(**values)
         if not config.train_data:
             raise ValueError("train_data is not set: parquet file(s), a folder or a Hub id of captioned audio")
@@ -197,7 +210,7 @@ class TrainConfig:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
 
-def _override(values: dict, override: str) -> None:
+def apply_override(values: dict, override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name:
         raise ValueError(f"override {override!r} must be key=value, such as total_steps=100")
@@ -209,29 +222,29 @@ def _override(values: dict, override: str) -> None:
     values[key] = yaml.safe_load(text)
 
 
-def _clip_settings(values: Mapping) -> dict:
+def clip_settings(values: Mapping) -> dict:
     fields = [f for f in dataclasses.fields(ClipSettings) if f.name not in _DERIVED_CLIP_SETTINGS]
-    _refuse_unknown(values, [field.name for field in fields], "clips.")
+    refuse_unknown(values, [field.name for field in fields], "clips.")
     settings = {field.name: values.get(field.name, field.default) for field in fields}
-    settings = {f.name: _checked(f"clips.{f.name}", settings[f.name], f.type) for f in fields}
+    settings = {f.name: checked(f"clips.{f.name}", settings[f.name], f.type) for f in fields}
     ClipSettings(**settings)  # checks the ranges
     return settings
 
 
-def _refuse_unknown(values: Mapping, known: Sequence[str], prefix: str) -> None:
+def refuse_unknown(values: Mapping, known: Sequence[str], prefix: str) -> None:
     unknown = sorted(prefix + str(name) for name in values if name not in known)
     if unknown:
         raise ValueError(f"unknown keys {unknown}; known keys are {sorted(prefix + name for name in known)}")
 
 
-def _checked(name: str, value: typing.Any, expected: typing.Any) -> typing.Any:
+def checked(name: str, value: typing.Any, expected: typing.Any) -> typing.Any:
     """The value if it has the type, with whole numbers accepted where a float is meant."""
     accepted = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
     for kind in accepted:
         if typing.get_origin(kind) in (list, tuple):
             inner = typing.get_args(kind)[0]
             if isinstance(value, list | tuple):
-                return [_checked(f"{name}[{i}]", item, inner) for i, item in enumerate(value)]
+                return [checked(f"{name}[{i}]", item, inner) for i, item in enumerate(value)]
         elif kind is float and isinstance(value, int | float | str) and not isinstance(value, bool):
             try:
                 return float(value)  # YAML reads 1e-4 as text, since it has no point

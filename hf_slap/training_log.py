@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -198,6 +198,19 @@ def _dashed(axis, level: float, text: str) -> None:
         text, (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
         ha="right", color="0.4", fontsize=8,
     )  # fmt: skip
+
+
+def note_skipped(skipped: Sequence[tuple[str, str]], run_folder: Path) -> None:
+    """Says which clips could not be used, and why, once each; the list is kept beside the metrics."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    path = run_folder / "skipped_clips.jsonl"
+    known = path.read_text() if skipped and path.exists() else ""
+    for clip, reason in skipped:
+        line = json.dumps({"id": clip, "reason": reason}) + "\n"
+        if line not in known:
+            print(f"left out clip {clip}: {reason}")
+            with path.open("a") as file:
+                file.write(line)
 
 
 def print_summary(folder: str | Path, seconds: float, console: Console | None = None) -> None:

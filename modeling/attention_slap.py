@@ -9,13 +9,14 @@ they differ in speed, in memory and in the machines they run on.
     banded   local layers in blocks with a halo, whatever the clips: linear in the total number of tokens
     padded   one fused call over the batch padded to its longest clip; for machines without the kernels below
     varlen   torch.nn.attention.varlen (flash attention with clip borders and a window): CUDA, half precision
-    flex     FlexAttention with a block mask made from the borders: CUDA, any precision; on CPU forward only
+    flex     FlexAttention with a block mask made from the borders: CUDA with Triton; on CPU forward only
 
 Letters: T tokens of all clips, B clips, H heads, D dimensions of a head.
 """
 
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -274,10 +275,12 @@ BACKENDS: dict[str, Callable] = {
 def choose_backend(q: Tensor, layout: PackedLayout, window: int | None) -> str:
     """The fastest exact back end for this tensor on its machine (measured on CPU; on paper for CUDA)."""
     if q.device.type == "cuda":
-        half = q.dtype in (torch.float16, torch.bfloat16)
-        if half and (window is None or not layout.exact_columns):
+        size, half = q.shape[-1], q.dtype in (torch.float16, torch.bfloat16)
+        flash = half and size % 8 == 0 and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        if flash and (window is None or not layout.exact_columns):
             return "varlen"
-        return "flex"
+        compiles = size >= 16 and q.dtype != torch.float64 and find_spec("triton") is not None
+        return "flex" if compiles else "padded"
     if window is None:
         return "clips"
     training = torch.is_grad_enabled() and q.requires_grad

@@ -51,7 +51,7 @@ class SlapAudioConfig(_StrictConfig):
         frames_per_second: frame rate of the front end; it turns patch columns into seconds.
         max_audio_seconds: longest clip seen in training; longer ones are encoded in windows of this length.
         long_audio: "windows", or "whole" to encode clips of any length in one piece.
-        window_overlap_seconds: overlap of neighbouring windows.
+        window_overlap_seconds: overlap of neighbouring windows; None is a tenth of `max_audio_seconds`.
         layer_types: per layer "sliding_attention" (local) or "full_attention" (global); None repeats local, local,
             global.
         local_window: whole width of the local window, in `local_window_unit`; half of it lies on each side.
@@ -76,7 +76,7 @@ class SlapAudioConfig(_StrictConfig):
     frames_per_second: float = 100.0  # P: 10 ms hop
     max_audio_seconds: float = 30.0  # P
     long_audio: str = "windows"  # A
-    window_overlap_seconds: float = 3.0  # A: 10 %, so that every moment has 1.5 s of context on both sides
+    window_overlap_seconds: float | None = None  # A: a tenth, so that every moment has context on both sides
     hidden_size: int = 768  # P
     num_hidden_layers: int = 12  # P
     num_attention_heads: int = 12  # P
@@ -94,9 +94,21 @@ class SlapAudioConfig(_StrictConfig):
         if self.layer_types is None:
             kinds = ("sliding_attention", "sliding_attention", "full_attention")
             self.layer_types = [kinds[i % 3] for i in range(self.num_hidden_layers)]
+        if self.window_overlap_seconds is None:
+            self.window_overlap_seconds = self.max_audio_seconds / 10
         super().__post_init__(**kwargs)
 
     def validate_sizes(self):
+        for name in ("num_hidden_layers", "local_window", "rope_theta", "frames_per_second", "max_audio_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if self.max_audio_seconds * self.frames_per_second < self.patch_frames:
+            raise ValueError(f"max_audio_seconds={self.max_audio_seconds} is less than one patch")
+        if not 0 <= self.window_overlap_seconds < self.max_audio_seconds:
+            raise ValueError(
+                f"window_overlap_seconds={self.window_overlap_seconds} must be less than max_audio_seconds="
+                f"{self.max_audio_seconds}"
+            )
         if self.num_mel_bins % self.patch_bins:
             raise ValueError(f"patch_bins={self.patch_bins} must divide num_mel_bins={self.num_mel_bins}")
         if self.hidden_size % (4 * self.num_attention_heads):

@@ -4,6 +4,7 @@ Letters: B clips, F mel frames and M mel bins, T tokens of all clips packed, N t
 D width of a tower, P width of the joint space, L text tokens, V vocabulary, K prototypes, H heads.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -53,7 +54,7 @@ class SlapAudioModelOutput(BaseModelOutputWithPooling):
             next), zero where there is no token.
         pooler_output: (B, D), attention-pooled clip feature, before projection.
         attention_mask: (B, N) bool, True at tokens.
-        token_seconds: (N,) or (B, N), middle of each token's patch in seconds from the start of the clip.
+        token_seconds: (B, N), middle of each token's patch in seconds from the start of the clip.
     """
 
     attention_mask: Tensor | None = None
@@ -449,9 +450,11 @@ class SlapAudioModel(SlapPreTrainedModel):
 
         layout = self.layout(lengths, patches.device)
         hidden = self.patch_embedding(patches)  # (T, D)
+        cos, sin = rotary_angles(layout, self.config, hidden.dtype)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.float()  # the residual stream keeps its precision
         if patch_mask is not None:
             hidden = torch.where(patch_mask[:, None], self.mask_token.to(hidden.dtype), hidden)
-        cos, sin = rotary_angles(layout, self.config, hidden.dtype)
         states = []
         for layer in self.layers:
             if keep_states:
@@ -531,7 +534,8 @@ class FromTowersMixin:
         if isinstance(audio, str):
             base.audio_model = SlapAudioModel.from_pretrained(audio)
         if text is not None:
-            base.text_model = AutoModel.from_pretrained(text)
+            tower = AutoModel.from_pretrained(text, dtype=base.logit_scale.dtype)  # not the dtype it was saved in
+            base.text_model = _without_unused_pooler(tower, model.config)
         return model
 
 
@@ -573,8 +577,8 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     def __init__(self, config: SlapConfig):
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
-        self.audio_model = AutoModel.from_config(audio) if audio.model_type != "slap_audio" else SlapAudioModel(audio)
-        self.text_model = AutoModel.from_config(text)
+        self.audio_model = SlapAudioModel(audio)
+        self.text_model = _without_unused_pooler(AutoModel.from_config(text), config)
         self.text_pooler = None
         if config.text_pooling == "map":
             ratio, eps = 4, 1e-6  # as on the audio side
@@ -590,9 +594,14 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     def set_input_embeddings(self, value: nn.Module):
         self.text_model.set_input_embeddings(value)
 
+    @torch.no_grad()
+    def clamp_logit_scale(self):
+        """Call after each optimizer step: keeps the multiplier within its limit, where its gradient still flows."""
+        self.logit_scale.clamp_(max=math.log(self.config.logit_scale_max) - 1e-4)
+
     @property
     def scale(self) -> Tensor:
-        """(), multiplier of the similarities, clamped at `logit_scale_max`."""
+        """(), multiplier of the similarities, at most `logit_scale_max`; see `clamp_logit_scale`."""
         exact = torch.promote_types(self.logit_scale.dtype, torch.float32)
         return self.logit_scale.to(exact).exp().clamp(max=self.config.logit_scale_max).squeeze(0)
 
@@ -702,8 +711,18 @@ class SlapAudioModelWithProjection(AudioFeaturesMixin, SlapPreTrainedModel):
         return self.get_audio_features(input_features, input_features_mask, clip_frames)
 
 
+def _without_unused_pooler(tower: PreTrainedModel, config: SlapConfig) -> PreTrainedModel:
+    """A text tower without the pooling layer that BERT and its kin bring, unless it is the one that is used."""
+    if config.text_pooling != "pooler" and getattr(tower, "pooler", None) is not None:
+        tower.pooler = None  # its weights would never get a gradient
+    return tower
+
+
 def _unit(x: Tensor) -> Tensor:
-    return F.normalize(x, dim=-1) if x.dtype == torch.float64 else F.normalize(x.float(), dim=-1).to(x.dtype)
+    """Unit norm along the last dimension, computed in float32 at least, and left there under autocast."""
+    exact = x.to(torch.promote_types(x.dtype, torch.float32))
+    unit = F.normalize(exact, dim=-1)
+    return unit if torch.is_autocast_enabled(x.device.type) else unit.to(x.dtype)
 
 
 # ------------------------------------------------------------------------------------------------ captions
@@ -973,8 +992,10 @@ class SlapPrototypeHead(nn.Module):
         self.prototypes = nn.Parameter(torch.zeros(config.num_prototypes, bottleneck))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """(n, D) tokens to (n, K) cosines."""
-        return F.linear(_unit(self.mlp(hidden)), _unit(self.prototypes))
+        """(n, D) tokens to (n, K) cosines, which are not rounded to half precision under autocast."""
+        tokens, prototypes = _unit(self.mlp(hidden)), _unit(self.prototypes)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(tokens, prototypes)
 
 
 class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):

@@ -70,6 +70,11 @@ class ClipSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if len(self.low_pass_hz) != 2 or not 0 < self.low_pass_hz[0] <= self.low_pass_hz[1]:
             raise ValueError(f"low_pass_hz is {self.low_pass_hz}; expected (lowest, highest) in Hz")
+        if not 0.0 <= self.mask_ratio < 1.0:
+            raise ValueError(f"mask_ratio is {self.mask_ratio}; it lies at 0 or above and below 1, the paper's is 0.5")
+        for name in ("time_masks", "max_time_mask_frames", "freq_masks", "max_freq_mask_bins"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.max_seconds * 100 < self.patch_frames:
             raise ValueError(f"max_seconds is {self.max_seconds}; a clip needs at least one patch of frames")
 

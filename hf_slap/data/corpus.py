@@ -63,7 +63,7 @@ def load_corpus(
     if len(corpus) == 0:
         raise ValueError(f"{where} has no rows")
 
-    audio_column = _find_audio_column(corpus, audio_column, where)
+    audio_column = find_audio_column(corpus, audio_column, where)
     caption_column = _find_caption_column(corpus, caption_column, where)
     captions = _read_captions(corpus, caption_column, where)
     names = corpus.column_names
@@ -242,7 +242,7 @@ def _one_split(splits: DatasetDict, split: str | None, what: str) -> Dataset:
     return splits[split]
 
 
-def _find_audio_column(corpus: Dataset, wanted: str | None, where: str) -> str:
+def find_audio_column(corpus: Dataset, wanted: str | None, where: str) -> str:
     columns = corpus.column_names
     if wanted is not None:
         if wanted not in columns:

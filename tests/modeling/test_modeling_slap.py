@@ -350,6 +350,9 @@ def test_the_multiplier_is_clamped():
     with torch.no_grad():
         model.logit_scale.fill_(50.0)
     assert model.scale.item() == pytest.approx(100.0)
+    model.clamp_logit_scale()
+    model.scale.backward()
+    assert model.scale.item() == pytest.approx(100.0, rel=1e-3) and model.logit_scale.grad.abs() > 0
 
 
 @pytest.mark.parametrize("pooling", ["map", "mean", "last", "cls"])
@@ -377,6 +380,31 @@ def test_other_text_towers_plug_in_and_survive_the_disk(text, pooling, tmp_path)
     with torch.no_grad():
         expected, found = (m.get_text_features(ids, mask).pooler_output for m in (model, again))
     assert torch.equal(expected, found)
+
+
+def test_every_weight_of_a_bert_tower_gets_a_gradient_and_half_precision_towers_load(tmp_path):
+    text = {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3, "vocab_size": 97}
+    transformers.BertModel(transformers.BertConfig(**text)).bfloat16().save_pretrained(tmp_path)
+    model = SlapModel.from_audio_text_pretrained(
+        text=str(tmp_path), audio_config=AUDIO, decoder_config=None, projection_dim=31
+    )
+    (x, mask), (ids, text_mask, _) = sounds(), captions()
+    model(ids, x, text_mask, mask, return_loss=True).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == ["audio_model.mask_token"]
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_under_autocast_the_residual_stream_and_the_embeddings_stay_float32():
+    model, (x, mask), seen = small_model(SlapModel), sounds(), []
+    for layer in model.audio_model.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        embeds = model.get_audio_features(x, mask).pooler_output
+    assert set(seen) == {torch.float32} and embeds.dtype == torch.float32
+    with torch.no_grad():
+        exact = model.get_audio_features(x, mask).pooler_output
+    assert torch.nn.functional.cosine_similarity(embeds, exact).min() > 0.999
 
 
 def test_towers_come_from_pretrained_folders(tmp_path):
