@@ -7,6 +7,7 @@ Prints a table of some clips and one of all classes; writes results.json beside 
 
 import argparse
 import json
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -33,13 +34,20 @@ def main(arguments: list[str] | None = None) -> dict:
     parser.add_argument("--show", type=int, default=12, help="clips in the printed table")
     parsed = parser.parse_args(arguments)
 
+    transformers.utils.logging.disable_progress_bar()
     corpus = load_corpus(parsed.corpus, parsed.split)
     if "label" not in corpus.column_names:
         parser.error(f"{parsed.corpus} has no column 'label'; its columns are {corpus.column_names}")
     classify = pipeline("zero-shot-audio-classification", model=parsed.model)
     caption = pipeline("audio-captioning", model=parsed.model)
-    load = classify.feature_extractor.load
-    clips = [load(row["audio"], name=row["id"]) for row in corpus]
+    clips, kept = [], []
+    for row, item in enumerate(corpus):
+        try:
+            clips.append(classify.feature_extractor.load(item["audio"], name=item["id"]))
+            kept.append(row)
+        except hf_slap.AudioError as reason:
+            print(f"left out clip {item['id']}: {reason}")
+    corpus = corpus.select(kept)
     labels = sorted(set(corpus["label"]))
 
     keywords = {"candidate_labels": labels, "hypothesis_template": parsed.prompt, "batch_size": parsed.batch_size}
@@ -49,7 +57,7 @@ def main(arguments: list[str] | None = None) -> dict:
     scores = np.array([[{a["label"]: a["score"] for a in answer}[label] for label in labels] for answer in answers])
     result = zero_shot_scores(scores, [labels.index(label) for label in corpus["label"]], labels)
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(clip_table(corpus["label"], corpus["captions"], answers, captions, parsed.show))
     console.print(class_table(result.per_class))
     console.print(

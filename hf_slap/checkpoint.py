@@ -214,17 +214,21 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _refuse_other_settings(path: Path, saved: dict, now: dict) -> None:
-    saved, now = _flat(saved), _flat(json.loads(json.dumps(now)))
-    different = [
-        f"{name}: {saved.get(name, 'absent')!r} in the checkpoint, {now.get(name, 'absent')!r} now"
-        for name in sorted(saved.keys() | now.keys())
-        if saved.get(name) != now.get(name)
-    ]
-    if different:
+    if different := differences(saved, json.loads(json.dumps(now))):
         raise CheckpointError(
             f"{path} was made with other settings; restore them, or start anew in another run_folder:\n  "
             + "\n  ".join(different)
         )
+
+
+def differences(there: dict, now: dict) -> list[str]:
+    """Lines that say which values of two nested JSON dictionaries differ."""
+    there, now = _flat(there), _flat(now)
+    return [
+        f"{name}: {there.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} now"
+        for name in sorted(there.keys() | now.keys())
+        if there.get(name) != now.get(name)
+    ]
 
 
 def _flat(values: dict, prefix: str = "") -> dict:

@@ -718,6 +718,8 @@ class _Parts:
         return sorted(self.folder.glob("part-*.arrow"))
 
     def _check(self, fingerprint: dict) -> None:
+        from .checkpoint import differences  # brings torch's distributed checkpoints along
+
         path = self.folder / "fingerprint.json"
         for left in self.folder.glob(".writing-*"):
             left.unlink()
@@ -729,13 +731,7 @@ class _Parts:
                 )
             _write_whole(path, lambda file: file.write(json.dumps(fingerprint, indent=1).encode()))
             return
-        there, now = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(fingerprint)
-        different = [
-            f"{name}: {there.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} now"
-            for name in sorted(there.keys() | now.keys())
-            if there.get(name) != now.get(name)
-        ]
-        if different:
+        if different := differences(json.loads(path.read_text(encoding="utf-8")), fingerprint):
             raise ValueError(
                 f"{self.folder} was begun by another model or with other settings; go on with those, or choose another "
                 "output folder:\n  " + "\n  ".join(different)
@@ -763,13 +759,6 @@ def _write_whole(path: Path, write: Callable[[Any], Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _flat(values: dict, prefix: str = "") -> dict:
-    result = {}
-    for name, value in values.items():
-        result |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return result
 
 
 def _require_datasets() -> None:

@@ -37,7 +37,7 @@ from .modeling.processing_slap import SlapProcessor
 from .optimization import learning_rate
 from .registration import save_folder
 from .starting_points import QUANTIZATIONS, PartRow, freeze, layerwise_groups, report_lines, trainable_share
-from .training_config import apply_override, checked, clip_settings, refuse_unknown
+from .training_config import checked, clip_settings, read_values, refuse_unknown
 from .training_log import PICTURE_FILE, TrainingLog, note_skipped, read_metrics
 
 OPTIMIZERS = ("adamw", "sgd")
@@ -175,15 +175,7 @@ class FinetuneConfig:
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()):
         """Reads a YAML file and applies `key=value` overrides; dots reach into `clips` and `lora`."""
-        values = {}
-        if path is not None:
-            values = yaml.safe_load(Path(path).read_text()) or {}
-            if not isinstance(values, dict):
-                raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
-        for override in overrides:
-            apply_override(values, override)
-        refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
-        config = cls(**values)
+        config = cls(**read_values(cls, path, overrides))
         if not config.model:
             raise ValueError("model is not set: the SLAP folder or Hub id to start from")
         if not config.train_data:

@@ -177,15 +177,7 @@ class TrainConfig:
         Raises:
             ValueError: as the class, and for a file or override that cannot be read.
         """
-        values = {}
-        if path is not None:
-            values = yaml.safe_load(Path(path).read_text()) or {}
-            if not isinstance(values, dict):
-                raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
-        for override in overrides:
-            apply_override(values, override)
-        refuse_unknown(values, [field.name for field in dataclasses.fields(cls)], "")
-        config = cls(**values)
+        config = cls(**read_values(cls, path, overrides))
         if not config.train_data:
             raise ValueError("train_data is not set: parquet file(s), a folder or a Hub id of captioned audio")
         return config
@@ -208,6 +200,19 @@ class TrainConfig:
     def to_yaml(self) -> str:
         """The resolved configuration, which `load` reads back to the same."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
+
+
+def read_values(kind: type, path: str | Path | None, overrides: Sequence[str]) -> dict:
+    """The fields of a configuration class that a YAML file and `key=value` overrides set; unknown keys are refused."""
+    values = {}
+    if path is not None:
+        values = yaml.safe_load(Path(path).read_text()) or {}
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
+    for override in overrides:
+        apply_override(values, override)
+    refuse_unknown(values, [field.name for field in dataclasses.fields(kind)], "")
+    return values
 
 
 def apply_override(values: dict, override: str) -> None:

@@ -135,7 +135,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 
 def test_a_checkpoint_with_other_settings_is_refused_and_says_which(tmp_path):
     path = Run().save(tmp_path, 1)
-    with pytest.raises(CheckpointError, match="model.width: 5 in the checkpoint, 6 now"):
+    with pytest.raises(CheckpointError, match="model.width: 5 there, 6 now"):
         Run().load(path, {"seed": 3, "model": {"width": 6}})
 
 

@@ -144,7 +144,7 @@ def test_a_run_folder_with_checkpoints_is_not_overwritten(uninterrupted, capsys)
 
 
 def test_a_run_cannot_go_on_with_other_settings(uninterrupted):
-    with pytest.raises(CheckpointError, match="peak_learning_rate: 0.0002 in the checkpoint, 0.002 now"):
+    with pytest.raises(CheckpointError, match="peak_learning_rate: 0.0002 there, 0.002 now"):
         train(uninterrupted, "peak_learning_rate=2e-3", resume=True)
 
 
