@@ -1,5 +1,6 @@
 """The model: packed = padded = alone, one folder for every head, captions, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -7,6 +8,7 @@ from safetensors.torch import load_file
 
 from hf_slap.modeling.attention_slap import PackedLayout
 from hf_slap.modeling.configuration_slap import SlapAudioConfig, SlapConfig
+from hf_slap.modeling.feature_extraction_slap import SlapFeatureExtractor
 from hf_slap.modeling.modeling_slap import (
     SlapAudioModel,
     SlapAudioModelWithProjection,
@@ -320,6 +322,18 @@ def test_extreme_sounds_stay_finite(dtype, value):
         out = model.get_audio_features(torch.full((2, 64, 64), value))
     assert out.last_hidden_state.isfinite().all()
     assert out.pooler_output.float().norm(dim=-1).tolist() == pytest.approx([1, 1], abs=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["silence", "full-scale noise", "full-scale square wave"])
+def test_silence_and_full_scale_sound_stay_finite_from_the_waveform_on(kind, dtype):
+    noise = np.random.default_rng(8).uniform(-1, 1, 16_000).astype(np.float32)
+    waveform = {"silence": 0 * noise, "full-scale noise": noise, "full-scale square wave": np.sign(noise)}[kind]
+    features = SlapFeatureExtractor()(waveform, sampling_rate=16_000, return_tensors="pt")
+    with torch.no_grad():
+        out = small_model(SlapModel, dtype).get_audio_features(**features)
+    assert features["input_features"].isfinite().all() and out.last_hidden_state.isfinite().all()
+    assert out.pooler_output.float().norm().item() == pytest.approx(1, abs=1e-2)
 
 
 def test_bfloat16_stays_near_float32():
