@@ -107,6 +107,9 @@ def main(arguments: list[str] | None = None) -> Path:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     torch.manual_seed(config.seed + rank())  # weights are alike on all ranks, dropout need not be
     teacher = AudioTeacher(model, config.centering).to(accelerator.device) if config.masked_weight else None
+    if config.compile_layers:
+        for layer in model.slap.audio_model.layers:
+            layer.compile(dynamic=True)  # once for all lengths; attention itself stays outside
     settings = ClipSettings(
         **config.clips,
         seed=config.seed,
@@ -193,7 +196,9 @@ def main(arguments: list[str] | None = None) -> Path:
                 }
                 log.train(done, values)
             if held_out and config.contrastive_weight and (done % config.validate_every == 0 or is_last):
-                log.validation(done, validate(model, extractor, tokenizer, held_out, config))
+                with accelerator.autocast():
+                    values = validate(model, extractor, tokenizer, held_out, config)
+                log.validation(done, values)
             if done % config.checkpoint_every == 0 or done == last_step:
                 save_checkpoint(
                     checkpoints,

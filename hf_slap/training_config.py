@@ -63,6 +63,7 @@ class TrainConfig:
         precision: "auto" is bfloat16 where the device computes it well, else float32; or "bf16", "float32".
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a quarter
             slower.
+        compile_layers: compile the layers of the audio encoder (torch.compile), worth it on a GPU.
         seed: of weights, order of clips and all draws.
         workers: loader processes of each rank.
         log_every, validate_every, checkpoint_every: steps between lines of the log, validations, checkpoints.
@@ -114,6 +115,7 @@ class TrainConfig:
     gradient_clip: float = 1.0  # A
     precision: str = "auto"  # A: bfloat16
     gradient_checkpointing: bool = False
+    compile_layers: bool = False
 
     seed: int = 0
     workers: int = 4
