@@ -254,8 +254,8 @@ def _decode_with_torchcodec(source: Any, name: str, why: str = "") -> tuple[np.n
             if "imported" in why:
                 raise ImportError(f"{name}: {why}; `pip install soundfile` to read audio files") from error
             raise AudioError(
-                f"{name} cannot be read, or it is broken; {why}. If it is audio (m4a, video), install torchcodec and FFmpeg, or "
-                "convert it to wav, flac, ogg or mp3"
+                f"{name} cannot be read, or it is broken; {why}. If it is audio (m4a, video), install torchcodec and "
+                "FFmpeg, or convert it to wav, flac, ogg or mp3"
             ) from error
     try:
         # Neither its resampler nor its down-mix (sqrt(2) louder than the mean) is used.

@@ -189,17 +189,25 @@ def test_compiled_layers_train_alike(uninterrupted, tmp_path):
 def test_a_broken_validation_clip_is_listed_and_the_run_goes_on(tmp_path, corpus_rows, capsys):
     from datasets import Audio, Dataset
 
-    broken = {**corpus_rows[0], "id": "broken", "audio": {"bytes": corpus_rows[0]["audio"]["bytes"][:900], "path": None}}
+    broken = {
+        **corpus_rows[0],
+        "id": "broken",
+        "audio": {"bytes": corpus_rows[0]["audio"]["bytes"][:900], "path": None},
+    }
     held_out = Dataset.from_list([*corpus_rows, broken]).cast_column("audio", Audio(decode=False))
     held_out.to_parquet(tmp_path / "held_out.parquet")
-    train(tmp_path / "run", f"validation_data={tmp_path / 'held_out.parquet'}", "validation_split=train", "total_steps=3")
+    train(
+        tmp_path / "run", f"validation_data={tmp_path / 'held_out.parquet'}", "validation_split=train", "total_steps=3"
+    )
     assert "left out clip broken" in capsys.readouterr().out
     (validation,) = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "validation"]
     assert validation["audio to text recall@10"] >= 0
 
 
 def test_a_caption_longer_than_the_decoder_is_refused_before_the_run(tmp_path):
-    with pytest.raises(ValueError, match="max_caption_tokens=500 is more than the decoder's max_position_embeddings=128"):
+    with pytest.raises(
+        ValueError, match="max_caption_tokens=500 is more than the decoder's max_position_embeddings=128"
+    ):
         train(tmp_path, "max_caption_tokens=500")
 
 
