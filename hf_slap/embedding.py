@@ -586,15 +586,8 @@ def _open_model(
         side = SlapAudioModelWithProjection(base.config)
     side.audio_model, side.audio_projection = tower, base.audio_projection
     device = torch.device(device or tower.device)
-    if (
-        device.type != tower.device.type
-        or dtype not in (None, tower.dtype)
-        or device.index
-        not in (
-            None,
-            tower.device.index,
-        )
-    ):
+    stays = device.type == tower.device.type and device.index in (None, tower.device.index)
+    if not stays or dtype not in (None, tower.dtype):
         side = copy.deepcopy(side).to(device, dtype)
     return side, extractor
 

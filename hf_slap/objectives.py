@@ -31,7 +31,7 @@ from .distributed import (
     sum_over_ranks,
     world_size,
 )
-from .modeling.losses_slap import caption_loss
+from .modeling.losses_slap import at_least_float32, caption_loss
 
 MASK_KINDS = ("random", "block")
 CENTERINGS = ("sinkhorn", "softmax")
@@ -97,7 +97,7 @@ def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3, group=None
         (n, K), float32 (float64 for float64 scores): rows sum to 1; columns sum to about n/K, over all ranks.
     Paper: Not stated. SwAV (Caron et al. 2020), appendix; DINOv2 ViT-L and DINOv3 use 3 iterations.
     """
-    scores = _at_least_float32(scores) / temperature
+    scores = at_least_float32(scores) / temperature
     largest = scores.max() if scores.numel() else scores.new_full((), -torch.inf)
     # One constant for all ranks cancels in the sums and keeps exp() finite.
     shares = torch.exp(scores - max_over_ranks(largest, group))  # (n, K)
@@ -126,7 +126,7 @@ class SoftmaxCentering(nn.Module):
     @torch.no_grad()
     def forward(self, scores: Tensor, temperature: float) -> Tensor:
         """(n, K) scores to (n, K) probabilities, float32, whose rows sum to 1."""
-        scores = _at_least_float32(scores)
+        scores = at_least_float32(scores)
         probabilities = torch.softmax((scores - self.center) / temperature, dim=-1)
         count = sum_over_ranks(torch.tensor(len(scores), device=scores.device, dtype=scores.dtype))
         mean = sum_over_ranks(scores.sum(0)) / count.clamp(min=1)
@@ -154,7 +154,7 @@ class AudioTeacher(nn.Module):
         self.prototype_head = copy.deepcopy(model.prototype_head)
         self.centering = SoftmaxCentering(model.config.num_prototypes) if centering == "softmax" else None
         for parameter in self.parameters():
-            parameter.data = _at_least_float32(parameter.data)
+            parameter.data = at_least_float32(parameter.data)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "AudioTeacher":
@@ -221,7 +221,7 @@ def global_contrastive_loss(audio_embeds: Tensor, text_embeds: Tensor, scale: Te
         the loss of the global batch, and so is the mean of the gradients.
     Paper: L_CLAP, with the gather across ranks assumed, as everywhere since CLIP.
     """
-    audio, text = _at_least_float32(audio_embeds), _at_least_float32(text_embeds)
+    audio, text = at_least_float32(audio_embeds), at_least_float32(text_embeds)
     first = sum(rows_per_rank(groups)[: rank()])
     partner = torch.arange(first, first + len(groups), device=groups.device)  # (B,), the column of each row's partner
     everyone = gather_rows(groups)
@@ -259,7 +259,7 @@ def masked_prediction_loss(
             f"clip_of_patch {tuple(clip_of_patch.shape)} must describe the same patches; "
             "student and teacher must have seen the same patch_mask"
         )
-    log_probs = F.log_softmax(_at_least_float32(student_scores) / student_temperature, dim=-1)
+    log_probs = F.log_softmax(at_least_float32(student_scores) / student_temperature, dim=-1)
     cost = -(teacher_probs * log_probs).sum(-1)  # (n,)
     masked = torch.bincount(clip_of_patch)  # masked patches of each clip
     return (cost / masked[clip_of_patch]).sum() / (masked > 0).sum().clamp(min=1)
@@ -352,7 +352,3 @@ def prototype_statistics(teacher_probs: Tensor) -> dict[str, float]:
     entropy = torch.special.entr(teacher_probs).sum(-1).mean() / math.log(prototypes)
     used = teacher_probs.argmax(-1).unique().numel() / min(count, prototypes)
     return {"target_entropy": float(entropy), "prototypes_used": used}
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,6 +1,7 @@
 """Eight-bit weights for inference on CPU."""
 
 import copy
+import warnings
 
 import torch
 from torch import nn
@@ -24,8 +25,6 @@ def quantize_int8(model: nn.Module) -> nn.Module:
             raise ValueError(
                 f"{name} is {parameter.dtype} on {parameter.device}; int8 starts from float32 weights on CPU"
             )
-    import warnings
-
     with warnings.catch_warnings():  # announces its move to torchao, which has no equal kernel on CPU yet
         warnings.simplefilter("ignore")
         return torch.ao.quantization.quantize_dynamic(copy.deepcopy(model).eval(), {nn.Linear}, dtype=torch.qint8)

@@ -27,7 +27,7 @@ def contrastive_loss(
             f"audio_embeds {tuple(audio_embeds.shape)} and text_embeds {tuple(text_embeds.shape)} "
             "must match row for row; gather both sides over the same ranks"
         )
-    logits = scale * (_at_least_float32(audio_embeds) @ _at_least_float32(text_embeds).T)  # (B, B), audio x text
+    logits = scale * (at_least_float32(audio_embeds) @ at_least_float32(text_embeds).T)  # (B, B), audio x text
     partner = torch.arange(len(logits), device=logits.device)  # (B,)
     if ignore is not None:
         if ignore.shape != logits.shape:
@@ -53,7 +53,7 @@ def caption_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
     if logits.shape[:2] != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} and labels {tuple(labels.shape)} differ in batch or length")
     total = F.cross_entropy(
-        _at_least_float32(logits).flatten(0, 1),
+        at_least_float32(logits).flatten(0, 1),
         labels.flatten(),
         ignore_index=-100,
         label_smoothing=label_smoothing,
@@ -62,7 +62,8 @@ def caption_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -
     return total / (labels != -100).sum().clamp(min=1)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision raised to float32; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 

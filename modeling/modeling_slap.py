@@ -32,7 +32,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_slap import PackedLayout, packed_attention
 from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
-from .losses_slap import caption_loss, contrastive_loss
+from .losses_slap import at_least_float32, caption_loss, contrastive_loss
 
 logger = logging.get_logger(__name__)
 
@@ -402,11 +402,10 @@ class SlapAudioModel(SlapPreTrainedModel):
         for clip, length in enumerate(lengths):
             windows += audio_windows(length // config.patch_rows, config, longest)
             clip_of_window += [clip] * (len(windows) - len(clip_of_window))
-        sizes = [(end - start) * config.patch_rows for start, end, *_ in windows]
 
         layout = self.layout(lengths, patches.device)
         if len(windows) == len(lengths):
-            hidden, pooled, states = self._encode(patches, sizes, patch_mask, output_hidden_states)
+            hidden, pooled, states = self._encode(patches, layout, patch_mask, output_hidden_states)
         else:  # some clips are longer than what was trained: encode windows, keep of each the part it owns
             starts = layout.cu_seqlens.tolist()
             read, keep = [], []
@@ -415,7 +414,9 @@ class SlapAudioModel(SlapPreTrainedModel):
                 read.append(torch.arange(start * config.patch_rows, end * config.patch_rows) + starts[clip])
                 keep.append((column >= own_start) & (column < own_end))
             read, keep = (torch.cat(x).to(patches.device) for x in (read, keep))
-            hidden, of_windows, states = self._encode(patches[read], sizes, None, output_hidden_states)
+            sizes = [(end - start) * config.patch_rows for start, end, *_ in windows]
+            in_windows = self.layout(sizes, patches.device)
+            hidden, of_windows, states = self._encode(patches[read], in_windows, None, output_hidden_states)
             hidden, states = hidden[keep], [x[keep] for x in states]
             owned = [own_end - own_start for *_, own_start, own_end in windows]
             pooled = pool_windows(of_windows, owned, clip_of_window)
@@ -437,18 +438,19 @@ class SlapAudioModel(SlapPreTrainedModel):
         return PackedLayout(lengths, self.config.patch_rows, device, exact)
 
     def _encode(
-        self, patches: Tensor, lengths: list[int], patch_mask: Tensor | None, keep_states: bool | None
+        self, patches: Tensor, layout: PackedLayout, patch_mask: Tensor | None, keep_states: bool | None
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Packed patches (T, patch) of clips or windows to tokens (T, D), pooled features (B, D), layer inputs."""
+        lengths = layout.lengths
         if not torch.is_grad_enabled() and len(patches) > INFERENCE_TOKENS and len(lengths) > 1:
             half = len(lengths) // 2  # bounds the memory of a large batch; no clip notices its batch mates
             sizes = [sum(lengths[:half]), sum(lengths[half:])]
             masks = (None, None) if patch_mask is None else patch_mask.split(sizes)
-            parts = zip(patches.split(sizes), (lengths[:half], lengths[half:]), masks, strict=True)
+            layouts = (self.layout(part, patches.device) for part in (lengths[:half], lengths[half:]))
+            parts = zip(patches.split(sizes), layouts, masks, strict=True)
             (h1, p1, s1), (h2, p2, s2) = (self._encode(*part, keep_states) for part in parts)
             return torch.cat([h1, h2]), torch.cat([p1, p2]), [torch.cat(pair) for pair in zip(s1, s2, strict=True)]
 
-        layout = self.layout(lengths, patches.device)
         hidden = self.patch_embedding(patches)  # (T, D)
         cos, sin = rotary_angles(layout, self.config, hidden.dtype)
         if torch.is_autocast_enabled(hidden.device.type):
@@ -602,8 +604,7 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     @property
     def scale(self) -> Tensor:
         """(), multiplier of the similarities, at most `logit_scale_max`; see `clamp_logit_scale`."""
-        exact = torch.promote_types(self.logit_scale.dtype, torch.float32)
-        return self.logit_scale.to(exact).exp().clamp(max=self.config.logit_scale_max).squeeze(0)
+        return at_least_float32(self.logit_scale).exp().clamp(max=self.config.logit_scale_max).squeeze(0)
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -720,8 +721,7 @@ def _without_unused_pooler(tower: PreTrainedModel, config: SlapConfig) -> PreTra
 
 def _unit(x: Tensor) -> Tensor:
     """Unit norm along the last dimension, computed in float32 at least, and left there under autocast."""
-    exact = x.to(torch.promote_types(x.dtype, torch.float32))
-    unit = F.normalize(exact, dim=-1)
+    unit = F.normalize(at_least_float32(x), dim=-1)
     return unit if torch.is_autocast_enabled(x.device.type) else unit.to(x.dtype)
 
 
