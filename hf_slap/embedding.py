@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .files import UNFINISHED, write_whole
 from .modeling.audio_slap import AudioError
 from .modeling.configuration_slap import SlapAudioConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
@@ -126,7 +127,8 @@ def embed(
     def prepare(clip: _Clip, item: Any) -> Iterator[np.ndarray]:
         return _prepare(clip, item, extractor, config, sampling_rate, resample)
 
-    start, before = time.monotonic(), len(parts.finished)
+    start = time.monotonic()
+    before = len(parts.finished if clips.total is None else parts.finished.intersection(clips.ids))
     embedded, seconds = 0, 0.0
     look_ahead = _LookAhead(clips.items(parts.finished), prepare, workers, POOL_BATCHES * batch_frames)
     bar = tqdm(total=clips.total, desc="embedding", unit="clip", disable=not progress)
@@ -692,7 +694,7 @@ class _Parts:
                 stream.write_table(table)
 
         number = max((int(path.stem.removeprefix("part-")) for path in self._files()), default=-1) + 1
-        _write_whole(self.folder / f"part-{number:06d}.arrow", write)
+        write_whole(self.folder / f"part-{number:06d}.arrow", write)
         self._rows = []
 
     def dataset(self, ids: list[str]) -> "Dataset":
@@ -714,7 +716,7 @@ class _Parts:
         from .checkpoint import differences  # brings torch's distributed checkpoints along
 
         path = self.folder / "fingerprint.json"
-        for left in self.folder.glob(".writing-*"):
+        for left in self.folder.glob(f"{UNFINISHED}*"):
             left.unlink()
         if not path.exists():
             if self._files():
@@ -722,7 +724,7 @@ class _Parts:
                     f"{self.folder} holds parts and no fingerprint.json, so it is unclear which model made them; "
                     "choose another output folder"
                 )
-            _write_whole(path, lambda file: file.write(json.dumps(fingerprint, indent=1).encode()))
+            write_whole(path, lambda file: file.write(json.dumps(fingerprint, indent=1).encode()))
             return
         if different := differences(json.loads(path.read_text(encoding="utf-8")), fingerprint):
             raise ValueError(
@@ -736,22 +738,6 @@ def _read_ids(path: Path) -> list[str]:
 
     with pyarrow.memory_map(str(path)) as file:
         return pyarrow.ipc.open_stream(file).read_all().column("id").to_pylist()
-
-
-def _write_whole(path: Path, write: Callable[[Any], Any]) -> None:
-    """A file that is there in full or not at all, whenever the power fails."""
-    beside = path.with_name(f".writing-{path.name}")
-    with open(beside, "wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if os.name != "nt":  # Windows cannot open a folder
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _require_datasets() -> None:

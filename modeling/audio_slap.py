@@ -236,6 +236,8 @@ def _fetch(source: str | os.PathLike | bytes, name: str) -> str | bytes:
             raise AudioError(f"{name} could not be fetched: {error}") from error
     if address and address.scheme == "file":
         path = urllib.request.url2pathname(address.path)
+    if part := re.fullmatch(r"(.+)#bytes=(\d+)-(\d+)", path) if isinstance(path, str) else None:
+        return _read_part(part[1], int(part[2]), int(part[3]), name)
     if os.path.isdir(path):
         raise AudioError(f"{name} is a folder; pass the files in it one by one")
     if not os.path.isfile(path):
@@ -243,6 +245,19 @@ def _fetch(source: str | os.PathLike | bytes, name: str) -> str | bytes:
     if not os.path.getsize(path):
         raise AudioError(f"{name} is empty: zero bytes")
     return path
+
+
+def _read_part(path: str, first: int, last: int, name: str) -> bytes:
+    """The bytes from the first to the last, both included: a sound inside a tar shard."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(first)
+            content = file.read(last + 1 - first)
+    except OSError as error:
+        raise AudioError(f"{name} cannot be read: {error}") from error
+    if not content or len(content) < last + 1 - first:
+        raise AudioError(f"{name} is cut short: {path!r} ends before byte {last}")
+    return content
 
 
 def _decode_with_torchcodec(source: Any, name: str, why: str = "") -> tuple[np.ndarray, int]:

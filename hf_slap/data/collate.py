@@ -3,9 +3,7 @@
 Letters: B clips, F frames of all clips together, M mel bins, N patches of all clips together, L tokens.
 """
 
-import hashlib
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +14,7 @@ from datasets import Dataset
 from ..modeling.audio_slap import AudioError
 from .augmentation import apply_gain, low_pass, mix, random_crop, spec_augment
 from .batching import ClipRef
+from .records import repeated, stable_hash
 
 _PARTNERS_TRIED = 8
 
@@ -28,6 +27,7 @@ class ClipSettings:
         seed: of the run; with the epoch and the position in it, the only source of chance.
         max_seconds: a longer clip is cropped to this, from a place drawn.
         mask_ratio: share of the patches that the student does not see.
+        parallel_caption_share: probability that the decoder writes the caption at once and not token by token.
         time_masks, max_time_mask_frames, freq_masks, max_freq_mask_bins: see `spec_augment`; both counts 0 is off.
         gain_db: loudness is changed by up to so much, uniformly, both ways.
         low_pass_probability: of a low-pass filter.
@@ -47,6 +47,7 @@ class ClipSettings:
     seed: int = 0
     max_seconds: float = 30.0
     mask_ratio: float = 0.5
+    parallel_caption_share: float = 0.0
     time_masks: int = 2
     max_time_mask_frames: int = 64
     freq_masks: int = 2
@@ -62,7 +63,7 @@ class ClipSettings:
     cache_mb: float = 0.0
 
     def __post_init__(self):
-        for name in ("low_pass_probability", "mix_probability"):
+        for name in ("low_pass_probability", "mix_probability", "parallel_caption_share"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
         for name in ("gain_db", "mix_level_db", "cache_mb", "seed"):
@@ -94,6 +95,9 @@ class TrainingClip:
     patch_mask: np.ndarray  # (patches,) bool, time-major
     group: int
     seconds: float
+    laid_over: int | None = None  # row of the clip that was mixed in
+    parallel_caption: bool | None = None  # None: not asked for
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         self.feature_extractor = feature_extractor
         self.draw_patch_mask = draw_patch_mask
         self.settings = settings
-        self._repeated_ids = {name for name, count in Counter(corpus["id"]).items() if count > 1}
+        self._repeated_ids = set() if settings.group_column else repeated(lambda: _column(corpus, "id"))
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = settings.cache_mb * 1e6
 
@@ -143,21 +147,21 @@ class PretrainDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, ref: ClipRef) -> TrainingClip | SkippedClip:
         """One clip in one epoch; a clip that cannot be read, or is shorter than one patch, comes as `SkippedClip`."""
-        settings = self.settings
+        settings, share = self.settings, self.settings.parallel_caption_share
         # A stream for each purpose: switching one off leaves the others as they were.
-        seeds = np.random.SeedSequence((settings.seed, ref.epoch, ref.position)).spawn(4)
-        caption_rng, sound_rng, stripe_rng, mask_rng = map(np.random.default_rng, seeds)
+        seeds = np.random.SeedSequence((settings.seed, ref.epoch, ref.position)).spawn(5)
+        caption_rng, sound_rng, stripe_rng, mask_rng, decoding_rng = map(np.random.default_rng, seeds)
         row = self.corpus[ref.index]
         caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
         try:
-            features, second_caption = self._features(ref.index, row, sound_rng, caption_rng)
+            features, second = self._features(ref.index, row, sound_rng, caption_rng)
             columns = len(features) // settings.patch_frames
             if not columns:
                 raise AudioError(f"{len(features)} frames; one patch needs {settings.patch_frames}")
         except AudioError as problem:
             return SkippedClip(row["id"], str(problem))
-        if second_caption:
-            caption = f"{caption} and {second_caption}"
+        if second:
+            caption = f"{caption} and {second[1]}"
 
         features = features[: columns * settings.patch_frames]
         rows = features.shape[1] // settings.patch_bins
@@ -177,12 +181,31 @@ class PretrainDataset(torch.utils.data.Dataset):
             patch_mask=self.draw_patch_mask(columns, rows, settings.mask_ratio, mask_rng),
             group=self._group(row, caption),
             seconds=len(features) * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate,
+            parallel_caption=bool(decoding_rng.random() < share) if share else None,
+            source=row.get("source") or "",
+            laid_over=second[0] if second else None,
+        )
+
+    @property
+    def silence(self) -> TrainingClip:
+        """One patch column of silence, nothing of it masked: stands in for the clips of a batch that are all broken."""
+        settings, bins = self.settings, self.feature_extractor.feature_size
+        features = np.zeros((settings.patch_frames, bins), dtype=np.float32)
+        return TrainingClip(
+            id="",
+            caption="silence",
+            features=features,
+            teacher_features=features,
+            patch_mask=np.zeros(bins // settings.patch_bins, dtype=bool),
+            group=0,
+            seconds=0.0,
+            parallel_caption=False if settings.parallel_caption_share else None,
         )
 
     def _features(
         self, index: int, row: dict, sound_rng: np.random.Generator, caption_rng: np.random.Generator
-    ) -> tuple[np.ndarray, str | None]:
-        """(T, M) log-mel, and the caption of the clip that was mixed in, if one was."""
+    ) -> tuple[np.ndarray, tuple[int, str] | None]:
+        """(T, M) log-mel, and the row and the caption of the clip that was mixed in, if one was."""
         settings, extractor = self.settings, self.feature_extractor
         longest = int(settings.max_seconds * extractor.sampling_rate)
         if not settings.changes_waveform and index in self._cache and self._cache[index].ndim == 2:
@@ -195,14 +218,14 @@ class PretrainDataset(torch.utils.data.Dataset):
                 self._remember(index, features)
             return features, None
 
-        second_caption = None
+        second = None
         if sound_rng.random() < settings.mix_probability:
-            waveform, second_caption = self._mixed(waveform, index, sound_rng, caption_rng)
+            waveform, second = self._mixed(waveform, index, sound_rng, caption_rng)
         if sound_rng.random() < settings.low_pass_probability:
             waveform = low_pass(waveform, sound_rng.uniform(*settings.low_pass_hz), extractor.sampling_rate)
         if settings.gain_db:
             waveform = apply_gain(waveform, sound_rng.uniform(-settings.gain_db, settings.gain_db))
-        return extractor.log_mel(waveform), second_caption
+        return extractor.log_mel(waveform), second
 
     def _mixed(
         self,
@@ -210,7 +233,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         index: int,
         sound_rng: np.random.Generator,
         caption_rng: np.random.Generator,
-    ) -> tuple[np.ndarray, str | None]:
+    ) -> tuple[np.ndarray, tuple[int, str] | None]:
         """The clip with another over it; alone where no drawn partner is another clip, readable and short enough."""
         for partner in sound_rng.integers(len(self.corpus), size=_PARTNERS_TRIED).tolist():
             row = self.corpus[partner]
@@ -224,7 +247,7 @@ class PretrainDataset(torch.utils.data.Dataset):
                 offset = int(sound_rng.integers(0, len(waveform) - len(other), endpoint=True))
                 level = sound_rng.uniform(-self.settings.mix_level_db, self.settings.mix_level_db)
                 caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
-                return mix(waveform, other, level, offset), caption
+                return mix(waveform, other, level, offset), (partner, caption)
         return waveform, None
 
     def _waveform(self, index: int, row: dict) -> np.ndarray:
@@ -258,11 +281,19 @@ class PretrainCollator:
         tokenizer: of the text tower; the caption decoder shares it.
         max_text_tokens: longer captions are cut; the labels keep their eos.
         eos_token_id: ends the labels; default: the tokenizer's eos, else its sep.
+        stand_in: `PretrainDataset.silence`, for a batch of which no clip can be used: where there are several ranks,
+            each must have something to compute. None refuses such a batch.
     Raises:
         ValueError: a tokenizer without padding or without an end.
     """
 
-    def __init__(self, tokenizer: Any, max_text_tokens: int = 128, eos_token_id: int | None = None):
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_text_tokens: int = 128,
+        eos_token_id: int | None = None,
+        stand_in: TrainingClip | None = None,
+    ):
         if tokenizer.pad_token_id is None:
             raise ValueError("the tokenizer has no pad token; set tokenizer.pad_token (GPT-2: to its eos_token)")
         ends = (eos_token_id, tokenizer.eos_token_id, tokenizer.sep_token_id)
@@ -270,6 +301,7 @@ class PretrainCollator:
         if self.eos_token_id is None:
             raise ValueError("the tokenizer has neither an eos nor a sep token; pass eos_token_id")
         self.tokenizer = tokenizer
+        self.stand_in = stand_in
         self.max_text_tokens = min(max_text_tokens, tokenizer.model_max_length)
 
     def __call__(self, clips: Sequence[TrainingClip | SkippedClip]) -> dict[str, Any]:
@@ -281,13 +313,20 @@ class PretrainCollator:
             "input_features" (F, M) float32, SpecAugmented; "teacher_features" (F, M), without; "clip_frames", the
             frames of each clip; "clip_tokens", its patches; "patch_mask" (N,) bool, True is not seen by the student;
             "input_ids" and "attention_mask" (B, L); "labels" (B, L2), the caption then eos, -100 has no loss;
+            "caption_parallel" (B,) bool, captions that the decoder writes at once, where `parallel_caption_share` asks;
             "caption_group" (B,) int64, equal for clips that are not each other's negatives, comparable between ranks;
-            "ids"; "captions"; "audio_seconds"; "skipped", (id, reason) of the clips left out.
+            "ids"; "sources", "" where the corpus names none; "captions"; "audio_seconds"; "skipped", (id, reason) of
+            the clips left out. Where the stand-in is all there is, "caption_group", "ids", "sources" and "captions" are
+            empty, and its mask and labels leave nothing to learn: it has no part in any loss.
         Raises:
-            ValueError: not one clip is left.
+            ValueError: not one clip is left, and there is no stand-in.
         """
         skipped = [(clip.id, clip.reason) for clip in clips if isinstance(clip, SkippedClip)]
         clips = [clip for clip in clips if isinstance(clip, TrainingClip)]
+        if not clips and self.stand_in is not None:
+            batch = self([self.stand_in])
+            nobody = {"caption_group": batch["caption_group"][:0], "ids": [], "sources": [], "captions": []}
+            return {**batch, **nobody, "labels": torch.full_like(batch["labels"], -100), "skipped": skipped}
         if not clips:
             listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
             raise ValueError(
@@ -295,6 +334,7 @@ class PretrainCollator:
                 "repair or remove them, or raise batch_seconds"
             )
         captions = [clip.caption for clip in clips]
+        at_once = [clip.parallel_caption for clip in clips if clip.parallel_caption is not None]
         texts = self.tokenizer(
             captions, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
         )
@@ -307,8 +347,10 @@ class PretrainCollator:
             "input_ids": texts["input_ids"],
             "attention_mask": texts["attention_mask"],
             "labels": self.labels(captions),
+            **({"caption_parallel": torch.tensor(at_once)} if at_once else {}),
             "caption_group": torch.tensor([clip.group for clip in clips], dtype=torch.int64),
             "ids": [clip.id for clip in clips],
+            "sources": [clip.source for clip in clips],
             "captions": captions,
             "audio_seconds": sum(clip.seconds for clip in clips),
             "skipped": skipped,
@@ -323,6 +365,7 @@ class PretrainCollator:
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
 
-def stable_hash(text: str) -> int:
-    """A signed 64-bit number that is the same in every process, unlike `hash`."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+def _column(corpus: Dataset, name: str) -> Iterator[str]:
+    """The values of a column, some thousands in memory at a time."""
+    for table in corpus.select_columns([name]).with_format("arrow").iter(10_000):
+        yield from table[name].to_pylist()

@@ -13,6 +13,15 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict
 from tqdm.auto import tqdm
 
+from .record_corpus import (
+    is_corpus_folder,
+    is_record_corpus,
+    join_corpora,
+    open_corpus_folder,
+    unpack_webdataset,
+    with_texts,
+)
+
 logger = logging.getLogger(__name__)
 
 CAPTION_COLUMNS = ("captions", "caption", "text")
@@ -40,7 +49,8 @@ def load_corpus(
     and listed in the log.
 
     Args:
-        source: a parquet file, several, or a glob; a folder; a dataset id on the Hub; or a dataset already open.
+        source: a parquet file, several, or a glob; a folder, what `prepare` writes too; a dataset id on the Hub; a
+            dataset already open; or a list of any of these, joined in this order with the columns they share.
         split: which split, slices such as "train[:100]" too. Needed only where there are several. Files given by name
             are all of them the split "train".
         audio_column: default: the column of type Audio, else the one named "audio".
@@ -51,17 +61,23 @@ def load_corpus(
         cache_dir: where datasets keeps its files; default: its own choice.
     Returns:
         Columns "id" (str; the row number where there is none), "audio" ({"bytes", "path"}, not decoded), "captions"
-        (list[str], none empty), "duration" (float, s), then the others as they came. A "label" of class numbers
-        becomes one of names.
+        (list[str], none empty), "duration" (float, s), "source" (str, where a clip comes from: that column, else
+        "package", else ""), then the others as they came. A "label" of class numbers becomes one of names.
     Raises:
         FileNotFoundError: no such file, folder or Hub dataset, or a folder without anything to read.
         ValueError: an unknown split or several and none chosen, no audio column, no captions, a row without a caption,
             no row at all, or not one readable clip.
     """
+    if isinstance(source, list | tuple) and not all(map(_names_parquet, source)):
+        keywords = {"audio_column": audio_column, "caption_column": caption_column, "name": name, "revision": revision}
+        corpora = [load_corpus(item, split, cache_dir=cache_dir, **keywords) for item in source]
+        return join_corpora(corpora, [str(item) if isinstance(item, str | os.PathLike) else "" for item in source])
     where = "the corpus" if isinstance(source, Dataset | DatasetDict) else f"corpus {source!r}"
-    corpus = _open(source, split, name, revision, cache_dir).with_format(None)
+    corpus = unpack_webdataset(_open(source, split, name, revision, cache_dir).with_format(None))
     if len(corpus) == 0:
         raise ValueError(f"{where} has no rows")
+    if is_record_corpus(corpus) and audio_column is None and caption_column is None:
+        return with_texts(corpus, where)
 
     audio_column = find_audio_column(corpus, audio_column, where)
     caption_column = _find_caption_column(corpus, caption_column, where)
@@ -71,8 +87,10 @@ def load_corpus(
     durations = _read_durations(corpus, where)
     label = corpus.features.get("label")
     labels = label.int2str(corpus["label"]) if isinstance(label, datasets.ClassLabel) else None
+    origin = next((column for column in ("source", "package") if column in names), None)
+    sources = ["" if value is None else str(value) for value in corpus[origin]] if origin else [""] * len(corpus)
 
-    replaced = {caption_column, "captions", "id", "duration"} | ({"label"} if labels is not None else set())
+    replaced = {caption_column, "captions", "id", "duration", "source"} | ({"label"} if labels is not None else set())
     corpus = corpus.remove_columns([column for column in names if column in replaced])
     if audio_column != "audio":
         if "audio" in corpus.column_names:
@@ -97,9 +115,10 @@ def load_corpus(
     corpus = corpus.add_column("id", ids)
     corpus = corpus.add_column("captions", captions)
     corpus = corpus.add_column("duration", [math.nan if seconds is None else seconds for seconds in durations])
+    corpus = corpus.add_column("source", sources)
     if labels is not None:
         corpus = corpus.add_column("label", labels)
-    first = ["id", "audio", "captions", "duration"]
+    first = ["id", "audio", "captions", "duration", "source"]
     corpus = corpus.select_columns(first + [column for column in corpus.column_names if column not in first])
     return corpus.select(kept) if problems else corpus
 
@@ -154,6 +173,10 @@ def _torchcodec_seconds(content: bytes | str, problem: Exception) -> float:
     return AudioDecoder(content).metadata.duration_seconds_from_header or 0.0
 
 
+def _names_parquet(item) -> bool:
+    return isinstance(item, str | os.PathLike) and os.fspath(item).endswith(".parquet")
+
+
 def _open(source, split: str | None, name: str | None, revision: str | None, cache_dir) -> Dataset:
     if isinstance(source, Dataset):
         return source
@@ -188,6 +211,8 @@ def _open_folder(path: Path, split: str | None, cache_dir) -> Dataset:
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         saved = datasets.load_from_disk(str(path))
         return _one_split(saved, split, f"folder {str(path)!r}") if isinstance(saved, DatasetDict) else saved
+    if is_corpus_folder(path):
+        return open_corpus_folder(path, split, cache_dir)
     for name, kind in _TABLES.items():
         if (path / name).is_file():
             return _open_table(path, name, kind, split, cache_dir)

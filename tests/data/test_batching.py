@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from hf_slap.data import padding_share, plan_epoch, rank_batches, share
+from hf_slap.data import padding_share, rank_batches, run_batches, share
+from hf_slap.data import plan_epoch as plan_lazily
+
+
+def plan_epoch(*args, **keywords):
+    return list(plan_lazily(*args, **keywords))
+
 
 DURATIONS = np.random.default_rng(5).uniform(0.2, 11.0, size=211).tolist()
 
@@ -101,11 +107,38 @@ def test_every_rank_has_a_clip_or_is_told_why_not():
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_a_clip_has_the_same_position_whatever_the_number_of_ranks(world):
     plan = plan_epoch(DURATIONS, 60.0, seed=3, epoch=2)
-    alone = rank_batches(plan, DURATIONS, epoch=2)
-    together = [rank_batches(plan, DURATIONS, 2, rank, world) for rank in range(world)]
+    alone = list(rank_batches(plan, DURATIONS, epoch=2))
+    together = [list(rank_batches(plan, DURATIONS, 2, rank, world)) for rank in range(world)]
     assert [ref.position for batch in alone for ref in batch] == list(range(sum(map(len, plan))))
     for step, batch in enumerate(alone):
         assert sorted(sum((parts[step] for parts in together), [])) == batch
+
+
+@pytest.mark.parametrize(("rank", "world", "accumulation"), [(0, 1, 3), (1, 2, 2), (2, 3, 1)])
+def test_micro_batches_are_those_of_as_many_more_ranks(rank, world, accumulation):
+    plan = plan_epoch(DURATIONS, 60.0, seed=3, epoch=2)
+    ours = list(rank_batches(plan, DURATIONS, 2, rank, world, accumulation=accumulation))
+    for k in range(accumulation):
+        alone = rank_batches(plan, DURATIONS, 2, rank * accumulation + k, world * accumulation)
+        assert ours[k::accumulation] == list(alone)
+
+
+def test_a_run_goes_through_the_epochs_and_begins_anywhere():
+    epochs = [list(rank_batches(plan_epoch(DURATIONS, 60.0, 3, e), DURATIONS, e, 1, 2)) for e in range(3)]
+    run = list(run_batches(DURATIONS, 60.0, 3, 0, 2 * len(epochs[0]) + 5, rank=1, world=2))
+    assert run == (epochs[0] + epochs[1] + epochs[2])[: len(run)] and len(run) == 2 * len(epochs[0]) + 5
+    for first in (3, len(epochs[0]), len(epochs[0]) + 2, len(run)):
+        assert list(run_batches(DURATIONS, 60.0, 3, first, len(run), rank=1, world=2)) == run[first:]
+
+
+def test_the_order_is_numpys_and_batches_are_filled_one_clip_after_the_other():
+    seconds = np.asarray(DURATIONS)
+    batches, batch = [], []
+    for index in np.random.default_rng((3, 1)).permutation(len(seconds)).tolist():
+        if len(batch) >= 2 and sum(seconds[batch]) + seconds[index] > 60.0:
+            batches, batch = [*batches, batch], []
+        batch.append(index)
+    assert plan_epoch(seconds, 60.0, seed=3, epoch=1) == batches
 
 
 def test_frames_of_two_three_and_five_would_be_a_third_padding():

@@ -38,6 +38,15 @@ def refs(corpus, epoch=0):
     return [ClipRef(epoch, position, position) for position in range(len(corpus))]
 
 
+def test_the_share_of_captions_written_at_once_changes_nothing_else(prepare, collate, corpus):
+    plain, mixed = ([prepare(parallel_caption_share=share)[r] for r in refs(corpus)] for share in (0.0, 0.75))
+    assert same(by_id(collate(plain)), by_id(collate(mixed)))
+    assert "caption_parallel" not in collate(plain)
+    drawn = [prepare(parallel_caption_share=0.75)[r].parallel_caption for e in range(20) for r in refs(corpus, e)]
+    assert collate(mixed)["caption_parallel"].tolist() == drawn[: len(corpus)], "a function of epoch and position"
+    assert np.mean(drawn) == pytest.approx(0.75, abs=0.1)
+
+
 def by_id(batch: dict) -> dict[str, list]:
     """What the batch says about each clip: features, teacher's features, mask, caption, group."""
     frames, patches = batch["clip_frames"], batch["clip_tokens"]
@@ -123,12 +132,12 @@ def test_an_end_of_text_of_ones_own(prepare, tokenizer, corpus):
 @pytest.mark.parametrize("settings", [{}, EVERYTHING], ids=["plain", "augmented"])
 def test_the_ranks_together_see_what_one_rank_sees(prepare, collate, corpus, world, settings):
     durations = corpus["duration"][:]
-    plan = plan_epoch(durations, 3.0, seed=5, epoch=1, min_clips=4)
+    plan = list(plan_epoch(durations, 3.0, seed=5, epoch=1, min_clips=4))
     dataset = prepare(seed=5, **settings)
     assert len(plan) > 1
     for step, batch in enumerate(rank_batches(plan, durations, 1)):
         alone = by_id(collate([dataset[ref] for ref in batch]))
-        parts = [rank_batches(plan, durations, 1, rank, world)[step] for rank in range(world)]
+        parts = [list(rank_batches(plan, durations, 1, rank, world))[step] for rank in range(world)]
         together = {}
         for part in parts:
             together |= by_id(collate([dataset[ref] for ref in part]))
@@ -138,7 +147,7 @@ def test_the_ranks_together_see_what_one_rank_sees(prepare, collate, corpus, wor
 @pytest.mark.parametrize("settings", [{}, {**EVERYTHING, "cache_mb": 5.0}], ids=["plain", "augmented"])
 def test_two_workers_give_the_batches_of_none(prepare, collate, corpus, settings):
     durations = corpus["duration"][:]
-    batches = rank_batches(plan_epoch(durations, 2.0, seed=5, epoch=0), durations, 0)
+    batches = list(rank_batches(plan_epoch(durations, 2.0, seed=5, epoch=0), durations, 0))
     assert len(batches) > 2
     none, two = (
         list(DataLoader(prepare(**settings), batch_sampler=batches, collate_fn=collate, num_workers=workers))
@@ -300,6 +309,18 @@ def test_a_batch_of_broken_clips_alone_is_refused(prepare, collate, with_broken,
     dataset = prepare(with_broken)
     with pytest.raises(ValueError, match=rf"not one of the 2 clips of a batch can be used \({clips[1]['id']}: "):
         collate([dataset[ClipRef(0, 0, 1)], dataset[ClipRef(0, 1, 3)]])
+
+
+def test_with_a_stand_in_such_a_batch_is_silence_that_no_loss_counts(prepare, tokenizer, with_broken, clips):
+    dataset = prepare(with_broken)
+    collate = PretrainCollator(tokenizer, stand_in=dataset.silence)
+    batch = collate([dataset[ClipRef(0, 0, 1)], dataset[ClipRef(0, 1, 3)]])
+    assert [name for name, _ in batch["skipped"]] == [clips[1]["id"], clips[3]["id"]]
+    assert batch["ids"] == batch["captions"] == batch["sources"] == [] and batch["caption_group"].shape == (0,)
+    assert batch["audio_seconds"] == 0 and (batch["labels"] == -100).all() and not batch["patch_mask"].any()
+    assert batch["clip_frames"] == [16] and batch["input_features"].shape == (16, 64) and len(batch["input_ids"]) == 1
+    mixed = [dataset[ClipRef(0, 0, 0)], dataset[ClipRef(0, 1, 1)]]
+    assert same(collate(mixed), PretrainCollator(tokenizer)(mixed)), "where a clip is left, there is no silence"
 
 
 # ------------------------------------------------------------------------------------------------------------- refusals

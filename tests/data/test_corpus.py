@@ -50,6 +50,14 @@ def test_the_shipped_corpus_opens_as_files_as_a_list_and_as_a_glob(shipped, tmp_
     assert len(load_corpus(shipped / "train.parquet", split="train[:7]", cache_dir=tmp_path)) == 7
 
 
+def test_a_clip_comes_from_its_source_else_its_package_else_from_nowhere(shipped, wav, tmp_path):
+    shipped = load_corpus(shipped / "heldout.parquet", cache_dir=tmp_path)
+    assert shipped["source"][:] == shipped["package"][:] and all(shipped["source"])
+    named = load_corpus(rows(wav, text=["a", "b"], source=["radio", None], package=["x", "y"]))
+    assert named["source"][:] == ["radio", ""]
+    assert load_corpus(rows(wav, text=["a", "b"]))["source"][:] == ["", ""]
+
+
 def test_the_shipped_splits_share_no_clip_and_no_package_and_may_be_given_on(shipped):
     train, heldout = (pq.read_table(shipped / f"{name}.parquet") for name in ("train", "heldout"))
     credits = (shipped / "CREDITS.md").read_text(encoding="utf-8")

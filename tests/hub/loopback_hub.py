@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE_FILES = (".safetensors", ".parquet")  # uploaded by content hash, like git LFS
+LARGE_FILES = (".safetensors", ".parquet", ".tar")  # uploaded by content hash, like git LFS
 TOKEN = "hf_loopback"
 _ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 
@@ -190,9 +190,14 @@ def _list(request, hub, kind, name, revision, path):
     inside = [file for file in sorted(files) if file.startswith(prefix)]
     if path and not inside:
         raise _Missing("EntryNotFound", f"no folder {path}")
+    below = [f"{prefix}{file[len(prefix) :].rpartition('/')[0]}" for file in inside if "/" in file[len(prefix) :]]
     if request.query.get("recursive", "").lower() not in ("1", "true"):
         inside = [file for file in inside if "/" not in file[len(prefix) :]]
-    return 200, [_file_info(file, files[file]) for file in inside]
+        below = [prefix + folder[len(prefix) :].split("/")[0] for folder in below]
+    folders = [
+        {"type": "directory", "path": folder, "oid": _git_digest(folder.encode())} for folder in dict.fromkeys(below)
+    ]
+    return 200, folders + [_file_info(file, files[file]) for file in inside]
 
 
 @_route("POST", "/api/{kind}/{name}/paths-info/{revision}")

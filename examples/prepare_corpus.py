@@ -1,0 +1,130 @@
+"""From downloaded sources to one corpus that can be trained on: prepared, merged, without evaluation clips, described.
+
+    python examples/prepare_corpus.py corpora/mine \\
+        --source clotho=downloads/clotho --source package:ours=examples/data/train.parquet \\
+        --evaluation esc50=downloads/esc50
+    python examples/prepare_corpus.py --list          # the recipes; --list clotho says where to get it
+
+Top to bottom: prepare each source, compare all clips, find leaks, merge, describe, publish. Interrupted, run it again:
+it goes on where it was. The corpus is in <folder>/corpus, to be named as `train_data` or opened with `datasets`.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_slap.data import PrepareSettings, SoundSettings, prepare, push_to_hub, write_card
+from hf_slap.data.corpora_index import index_corpora
+from hf_slap.data.datasheet import write_datasheet
+from hf_slap.data.encoding import CODECS
+from hf_slap.data.leakage import find_leaks
+from hf_slap.data.merging import merge_corpora
+from hf_slap.data.preparing import ENGINES, summary
+from hf_slap.data.recipes import RECIPES, get_recipe
+from hf_slap.data.shards import FORMATS
+
+
+def main(arguments: Sequence[str] | None = None) -> Path | None:
+    parsed = parse(arguments)
+    if parsed.list is not None:
+        recipes = [get_recipe(parsed.list)] if parsed.list else RECIPES.values()
+        print("\n".join(recipe.how_to_get if parsed.list else f"{recipe.name:20} {recipe.title}" for recipe in recipes))
+        return None
+    started = time.monotonic()
+    rate = parsed.sampling_rate if parsed.codec in ("flac", "opus") else None
+    sound = SoundSettings(parsed.codec, rate, parsed.opus_kbps, max_seconds=parsed.max_seconds)
+    shard_bytes = parsed.shard_megabytes * 1_000_000
+
+    # ---------------------------------------------------------------------------- each source, to shards of its own
+    prepared = []
+    for recipe, name, folder in parsed.source:
+        records = get_recipe(recipe, name=name).records(folder)
+        prepared.append(parsed.folder / "sources" / name)
+        settings = PrepareSettings(sound, "parquet", shard_bytes, parsed.part_records)
+        manifest = prepare(records, prepared[-1], settings, workers=parsed.workers, engine=parsed.engine)
+        tell(started, name, summary(manifest))
+
+    # -------------------------------------------------------------------------------------- compare, leaks, merge
+    reports = parsed.folder / "reports"
+    workers = parsed.workers or 1
+    clips = index_corpora(prepared, parsed.folder / "index", workers)
+    tell(started, "index", f"{len(clips):,} clips fingerprinted")
+    evaluation = {name: [path for other, path in parsed.evaluation if other == name] for name, _ in parsed.evaluation}
+    leaks = find_leaks(clips, evaluation, reports, workers)
+    tell(started, "leakage", f"{len(leaks):,} clips are in evaluation sets; see {reports / 'leakage.md'}")
+    merged = merge_corpora(clips, reports, leaks=leaks, workers=workers)
+    # The sound stays as it was prepared.
+    settings = PrepareSettings(SoundSettings("keep", None), parsed.format, shard_bytes, part_records=1_000_000)
+    corpus = parsed.folder / "corpus"
+    tell(started, "corpus", summary(prepare(merged, corpus, settings, workers=parsed.workers)))
+
+    # ----------------------------------------------------------------------------------------- describe, publish
+    tell(started, "datasheet", str(write_datasheet(corpus, reports)))
+    write_card(corpus, parsed.title)
+    if parsed.push:
+        address = push_to_hub(corpus, parsed.push, only_redistributable=not parsed.all_licenses)
+        tell(started, "published", address)
+    return corpus
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("folder", type=Path, nargs="?", help="where everything goes")
+    add("--source", action="append", default=[], type=named_source, metavar="RECIPE[:NAME]=FOLDER")
+    add(
+        "--evaluation", action="append", default=[], type=named_path, metavar="SET=FOLDER", help="clips not to train on"
+    )
+    add("--codec", choices=CODECS[:3], default="flac", help="how sound is kept; keep: as it came")
+    add("--sampling-rate", type=int, default=16_000, help="Hz, for flac and opus")
+    add("--opus-kbps", type=int, default=32)
+    add("--max-seconds", type=float, help="leave out longer clips")
+    add("--format", choices=sorted(FORMATS), default="parquet", help="of the corpus")
+    add("--shard-megabytes", type=int, default=128)
+    add("--part-records", type=int, default=2_000, help="clips that a process prepares at once")
+    add("--workers", type=int, help="processes; default: all cores")
+    add("--engine", choices=ENGINES, default="processes", help="ray: on the cluster that Ray finds")
+    add("--title", help="of the card; default: the folder's name")
+    add("--push", metavar="ORG/NAME", help="publish on the Hub")
+    add(
+        "--all-licenses",
+        action="store_true",
+        help="publish clips that may not be given away too (private repositories)",
+    )
+    add("--list", nargs="?", const="", metavar="RECIPE", help="show the recipes, or how to get one source")
+    parsed = parser.parse_args(arguments)
+    if parsed.list is None and (parsed.folder is None or not parsed.source):
+        parser.error("a folder and at least one --source are needed; --list shows the recipes")
+    if parsed.folder:
+        parsed.title = parsed.title or parsed.folder.absolute().name
+    names = [name for _, name, _ in parsed.source]
+    if len(set(names)) < len(names):
+        parser.error(f"sources are called {names}; give each a name of its own, RECIPE:NAME=FOLDER")
+    return parsed
+
+
+def named_source(text: str) -> tuple[str, str, Path]:
+    """ "recipe:name=folder" in its parts; without a name it is the recipe's."""
+    which, folder = named_path(text)
+    recipe, _, name = which.partition(":")
+    if recipe not in RECIPES:
+        raise argparse.ArgumentTypeError(f"no recipe {recipe!r}; there are {list(RECIPES)}")
+    return recipe, name or recipe, folder
+
+
+def named_path(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not path:
+        raise argparse.ArgumentTypeError(f"{text!r} must be name=path")
+    return name, Path(path)
+
+
+def tell(started: float, what: str, said: str) -> None:
+    print(f"{time.monotonic() - started:7.1f} s  {what}: {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

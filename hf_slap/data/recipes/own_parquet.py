@@ -1,0 +1,32 @@
+"""Parquet files of your own or of the Hub, with the sound in a column."""
+
+from pathlib import Path
+
+from .base import Recipe
+from .own import COLUMNS, own_files, own_row
+from .readers import parquet
+
+
+def rows(folder: Path):
+    for path in own_files(folder, "**/*.parquet"):
+        for number, row in enumerate(parquet(path.parent, path.name, "audio")):
+            audio = row.pop("audio")
+            sound = audio if isinstance(audio, str) else {"bytes": audio["bytes"], "path": audio["path"]}
+            yield own_row(row, sound, key=f"{path.stem}/{number}")
+
+
+RECIPE = Recipe(
+    name="parquet",
+    title="parquet with an audio column",
+    pages=(),
+    license="unknown",
+    text_license="yours",
+    redistributable=False,
+    domain="sound",
+    captions="yours: human, or as the column `provenance` says; without any, template from labels",
+    source_id="<name>:<id>, or the column source_id",
+    access="own",
+    placement=f"parquet files at any depth (or the path of one); audio is {{bytes, path}}. Columns: {COLUMNS}",
+    expected=("**/*.parquet",),
+    rows=rows,
+)
