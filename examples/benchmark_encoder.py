@@ -35,8 +35,8 @@ from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank, spectrogram
 
 from hf_slap import SlapAudioConfig, SlapAudioModel, SlapFeatureExtractor
+from hf_slap.compute import audio_operations, matmul_probe
 from hf_slap.data import plan_epoch, share
-from hf_slap.modeling.modeling_slap import local_reach
 from hf_slap.quantization import quantize_int8
 
 EQUAL = [10.0] * 4
@@ -79,18 +79,6 @@ def packed_features(seconds: list[float]) -> tuple[Tensor, list[int]]:
 def padded_features(seconds: list[float]) -> Tensor:
     """(B, F, M): what a model that pads computes; every frame counts as sound."""
     return torch.randn(len(seconds), max(packed_features(seconds)[1]), 64)
-
-
-def operations(config: SlapAudioConfig, frames: list[int]) -> float:
-    """Multiplications and additions of the encoder's matrix products and attention on real patches, forward."""
-    tokens = [n // config.patch_frames * config.patch_rows for n in frames]
-    width, hidden, total = config.hidden_size, config.intermediate_size, sum(tokens)
-    count = 2 * total * width * config.patch_frames * config.patch_bins
-    for kind in config.layer_types:
-        reach = local_reach(config) if kind == "sliding_attention" else None
-        count += 2 * total * (4 * width * width + 3 * width * hidden)
-        count += sum(4 * n * width * (n if reach is None else min(n, 2 * reach + 1)) for n in tokens)
-    return count + 2 * 2 * total * width * width  # keys and values of the pooling head
 
 
 def clap_model(large: bool) -> nn.Module:
@@ -136,8 +124,8 @@ def on_cpu(rounds: int, with_rivals: bool) -> dict:
     workloads = {"4 x 10 s": EQUAL, "mixed": mixed_durations()}
     check_equality(model, workloads["mixed"])
 
-    left, right, out = torch.randn(1024, 768), torch.randn(768, 3072), torch.empty(1024, 3072)
-    variants: dict[str, Callable] = {"matmul": lambda: [torch.mm(left, right, out=out) for _ in range(20)]}
+    multiply, multiplied = matmul_probe("cpu", torch.float32, repeats=20)
+    variants: dict[str, Callable] = {"matmul": multiply}
     for name, seconds in workloads.items():
         x, frames = packed_features(seconds)
         full = padded_features(seconds)
@@ -170,12 +158,12 @@ def on_cpu(rounds: int, with_rivals: bool) -> dict:
     with torch.inference_mode():
         times = measure(variants, rounds, time.process_time)
     spent = {name: statistics.median(values) for name, values in times.items()}
-    rate = 20 * 2 * 1024 * 768 * 3072 / spent["matmul"]
+    rate = multiplied / spent["matmul"]
 
     rows = []
     frames_of = {name: packed_features(seconds)[1] for name, seconds in workloads.items()}
     for name in workloads:
-        share = operations(config, frames_of[name]) / spent[f"slap, {name}"] / rate
+        share = audio_operations(config, frames_of[name]) / spent[f"slap, {name}"] / rate
         rows.append(row(f"encoder, {name}: share of the machine's float32 matmul rate", share, "at least 0.80"))
     saved = {name: len(n) * max(n) / sum(n) for name, n in frames_of.items()}
     for name in workloads:
@@ -254,7 +242,7 @@ print((high() - before) / 1024)
 def training_rows(ranks: int = 8) -> list[dict]:
     """What training spends besides the sound itself: patches that are no sound, idle ranks, activations kept."""
     durations = mixed_durations(clips=20_000)
-    plan = plan_epoch(durations, batch_seconds=ranks * 240.0, seed=0, epoch=0)
+    plan = list(plan_epoch(durations, batch_seconds=ranks * 240.0, seed=0, epoch=0))
     waiting = []
     for batch in plan:
         loads = [sum(durations[i] for i in share(batch, durations, rank, ranks)) for rank in range(ranks)]
@@ -376,12 +364,12 @@ def on_cuda(rounds: int) -> dict:
         embed(mel()).float().square().mean().backward()
         model.zero_grad(set_to_none=True)
 
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    times = measure({"matmul": lambda: [a @ b for _ in range(10)], "mel": mel, "forward": forward,
-                     "training": training}, rounds, clock)  # fmt: skip
+    multiply, multiplied = matmul_probe("cuda", torch.bfloat16, repeats=10)
+    variants = {"matmul": multiply, "mel": mel, "forward": forward, "training": training}
+    times = measure(variants, rounds, clock)
     spent = {name: statistics.median(values) for name, values in times.items()}
-    rate = 10 * 2 * 8192**3 / spent["matmul"]
-    count = operations(config, frames)
+    rate = multiplied / spent["matmul"]
+    count = audio_operations(config, frames)
     torch.cuda.reset_peak_memory_stats()
     training()
     memory = torch.cuda.max_memory_allocated() / 2**30

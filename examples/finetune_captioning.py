@@ -17,20 +17,10 @@ from hf_slap import SlapForAudioCaptioning
 from hf_slap.data import PretrainCollator
 from hf_slap.distributed import share_of_mean
 from hf_slap.evaluation.word_overlap import word_overlap
-from hf_slap.finetuning import (
-    FinetuneConfig,
-    begin,
-    fit,
-    for_each_clip,
-    open_corpora,
-    open_processor,
-    prepare_model,
-    training_clips,
-    training_loader,
-)
+from hf_slap.finetuning import FinetuneConfig, open_processor, prepare_model
+from hf_slap.fitting import begin, fit, for_each_clip, open_corpora, training_batches, training_clips
 from hf_slap.modeling.losses_slap import caption_loss
 from hf_slap.modeling.modeling_slap import SlapAudioModelOutput
-from hf_slap.starting_points import load_start
 
 
 @dataclass
@@ -65,21 +55,17 @@ def main(arguments: list[str] | None = None) -> Path:
     config, accelerator = begin(CaptioningConfig, __doc__, arguments)
 
     # --------------------------------------------------------------------------------------------------- data
-    with accelerator.main_process_first():
-        corpus, held_out = open_corpora(config, config.caption_column)
+    corpus, held_out = open_corpora(config, config.seed, config.caption_column)
     processor = open_processor(config.model)
     extractor = processor.feature_extractor
 
     # -------------------------------------------------------------------------------------------------- model
-    captioner, report = load_start(
-        SlapForAudioCaptioning, config.model, config.audio_tower, quantization=config.quantization
-    )
-    model = prepare_model(config, captioner, report, unused=["mask_token", r"audio_model\.pooler"])
+    captioner, model = prepare_model(config, SlapForAudioCaptioning, unused=["mask_token", r"audio_model\.pooler"])
     longest_caption = captioner.config.decoder_config.max_position_embeddings
     collate = PretrainCollator(processor.tokenizer, longest_caption, captioner.config.eos_token_id)
     clips = training_clips(config, corpus, extractor, captioner)
     longest = captioner.config.audio_config.max_audio_seconds
-    loader, epoch_ends = training_loader(config, clips, corpus["duration"], longest, collate)
+    batches = training_batches(config, clips, corpus["duration"], longest, collate)
 
     # --------------------------------------------------------------------------------------------------- loop
     def loss_of(wrapped, batch):
@@ -130,7 +116,7 @@ def main(arguments: list[str] | None = None) -> Path:
         shown = list(written.items())[: config.show_clips]
         return values, [f"  {held_out['id'][row]}: {text!r}; right: {references[row][0]!r}" for row, text in shown]
 
-    folder = fit(config, accelerator, model, loader, epoch_ends, loss_of, validate, ("loss", min), processor)
+    folder = fit(config, accelerator, model, batches, loss_of, validate, ("loss", min), processor)
 
     # --------------------------------------------------------------------------------------- what to do next
     accelerator.print(

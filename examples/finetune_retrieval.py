@@ -16,19 +16,9 @@ import torch
 from hf_slap import SlapModel
 from hf_slap.data import PretrainCollator
 from hf_slap.evaluation.retrieval import relevance, retrieval_scores
-from hf_slap.finetuning import (
-    FinetuneConfig,
-    begin,
-    fit,
-    for_each_clip,
-    open_corpora,
-    open_processor,
-    prepare_model,
-    training_clips,
-    training_loader,
-)
+from hf_slap.finetuning import FinetuneConfig, open_processor, prepare_model
+from hf_slap.fitting import begin, fit, for_each_clip, open_corpora, training_batches, training_clips
 from hf_slap.objectives import global_contrastive_loss
-from hf_slap.starting_points import load_start
 
 TEXTS_AT_ONCE = 256
 
@@ -65,19 +55,17 @@ def main(arguments: list[str] | None = None) -> Path:
     config, accelerator = begin(RetrievalConfig, __doc__, arguments)
 
     # --------------------------------------------------------------------------------------------------- data
-    with accelerator.main_process_first():
-        corpus, held_out = open_corpora(config, config.caption_column)
+    corpus, held_out = open_corpora(config, config.seed, config.caption_column)
     processor = open_processor(config.model, config.text_tower)
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     collate = PretrainCollator(tokenizer, config.max_caption_tokens)
 
     # -------------------------------------------------------------------------------------------------- model
-    slap, report = load_start(SlapModel, config.model, config.audio_tower, config.text_tower, config.quantization)
+    slap, model = prepare_model(config, SlapModel, unused=["mask_token"], text_tower=config.text_tower)
     slap.config.decoder_config = None  # a captioner that heard the old tower would be worse than none
-    model = prepare_model(config, slap, report, unused=["mask_token"])
     clips = training_clips(config, corpus, extractor, slap)
     longest = slap.config.audio_config.max_audio_seconds
-    loader, epoch_ends = training_loader(config, clips, corpus["duration"], longest, collate)
+    batches = training_batches(config, clips, corpus["duration"], longest, collate)
 
     # --------------------------------------------------------------------------------------------------- loop
     def loss_of(wrapped, batch):
@@ -113,9 +101,7 @@ def main(arguments: list[str] | None = None) -> Path:
         }
         return {**values, "mean map@10": (values["text to audio map@10"] + values["audio to text map@10"]) / 2}, []
 
-    folder = fit(
-        config, accelerator, model, loader, epoch_ends, loss_of, validate, ("mean map@10", max), processor
-    )  # fmt: skip
+    folder = fit(config, accelerator, model, batches, loss_of, validate, ("mean map@10", max), processor)
 
     # --------------------------------------------------------------------------------------- what to do next
     accelerator.print(

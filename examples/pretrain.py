@@ -9,54 +9,56 @@ unless told `--num_cpu_threads_per_process`). Top to bottom: config, data, model
 """
 
 import argparse
-import copy
 import functools
 import itertools
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from hf_slap import AudioError, SlapFeatureExtractor, SlapForPreTraining, SlapProcessor, save_folder
 from hf_slap.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from hf_slap.collapse import CollapseWatch
+from hf_slap.compute import matmul_rate, step_operations
 from hf_slap.data import (
     ClipSettings,
     PretrainCollator,
     PretrainDataset,
+    clip_times,
+    epoch_orders,
     load_corpus,
-    plan_epoch,
-    rank_batches,
+    run_batches,
+    take_fraction,
     train_tokenizer,
 )
 from hf_slap.distributed import (
     gather_rows,
     is_main,
-    raise_together,
+    main_first,
+    on_main,
     rank,
-    sum_over_ranks,
+    together,
     wait_for_everyone,
     world_size,
 )
+from hf_slap.engine import computes_bf16, gathered, start_engine, whole_model, wrap
 from hf_slap.evaluation.retrieval import relevance, retrieval_scores
 from hf_slap.evaluation.zero_shot import zero_shot_scores
-from hf_slap.objectives import (
-    AudioTeacher,
-    draw_patch_mask,
-    freeze_prototypes,
-    keep_trainable,
-    model_inputs,
-    pretraining_losses,
-    prototype_statistics,
-)
-from hf_slap.optimization import parameter_groups, scheduled, set_learning_rate
+from hf_slap.objectives import AudioTeacher, draw_patch_mask, keep_trainable
+from hf_slap.optimization import scheduled
+from hf_slap.pictures import draw_health, draw_losses
+from hf_slap.pretraining_step import pretraining_step
+from hf_slap.skipped_steps import SKIPPED_FILE, SkippedSteps, TooManySkippedSteps
+from hf_slap.starting_points import freeze, layerwise_groups, model_keywords, resumed_model, take_start, tell_start
+from hf_slap.telemetry import Speed, StepTelemetry
 from hf_slap.training_config import TrainConfig
-from hf_slap.training_log import TrainingLog, draw_losses, note_skipped, print_summary, read_metrics
+from hf_slap.training_log import TrainingLog, note_skipped, print_summary, read_metrics, tracker_settings
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -71,19 +73,11 @@ def main(arguments: list[str] | None = None) -> Path:
     run_folder = Path(config.run_folder)
     checkpoints = run_folder / "checkpoints"
 
-    accelerator = Accelerator(
-        cpu=not torch.accelerator.is_available(),  # unasked, Accelerate leaves processes on CPUs apart
-        mixed_precision="bf16" if computes_bf16(config.precision) else "no",
+    accelerator = start_engine(
+        computes_bf16(config.precision),
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=run_folder,
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        raise NotImplementedError(
-            f"{accelerator.distributed_type.value} is not served yet: the teacher and the export read whole weights; "
-            "launch with --multi_gpu (DDP)"
-        )
-    if accelerator.num_processes != world_size():
-        raise RuntimeError(f"Accelerate sees {accelerator.num_processes} processes, torch {world_size()}")
     checkpoint = last_checkpoint(checkpoints)
     if checkpoint and not parsed.resume:
         parser.error(f"{run_folder} holds {checkpoint.name}; pass --resume to go on, or another run_folder=...")
@@ -93,50 +87,62 @@ def main(arguments: list[str] | None = None) -> Path:
 
     # --------------------------------------------------------------------------------------------------- data
     with accelerator.main_process_first():  # the others read what the first has put into the cache
-        corpus = load_corpus(config.train_data, config.train_split)
+        corpus = take_fraction(load_corpus(config.train_data, config.train_split), config.data_fraction)
         held_out = load_corpus(config.validation_data, config.validation_split) if config.validation_data else None
     tokenizer = build_tokenizer(config, corpus)
-    durations = list(corpus["duration"])
+    durations = corpus.with_format("arrow")["duration"][:].to_numpy()
+    order = epoch_orders(clip_times(corpus, config.source_weights, config.balance_labels), config.seed)
 
     # -------------------------------------------------------------------------------------------------- model
-    model = build_model(config, tokenizer)
+    if checkpoint:
+        model, report = resumed_model(SlapForPreTraining, run_folder), None
+    else:
+        model, report = main_first(lambda: build_model(config, tokenizer))
     audio = model.config.audio_config
     extractor = SlapFeatureExtractor(feature_size=audio.num_mel_bins, patch_frames=audio.patch_frames)
     keep_trainable(model, config.loss_weights)
+    freeze(model, config.frozen)
+    if report:
+        on_main(lambda: tell_start(run_folder, model, report, config.frozen))
     if config.gradient_checkpointing:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     torch.manual_seed(config.seed + rank())  # weights are alike on all ranks, dropout need not be
-    teacher = AudioTeacher(model, config.centering).to(accelerator.device) if config.masked_weight else None
+    teacher = AudioTeacher(model, config.centering) if config.masked_weight else None
     if config.compile_layers:
         for layer in model.slap.audio_model.layers:
             layer.compile(dynamic=True)  # once for all lengths; attention itself stays outside
+    wrapped = wrap(accelerator, model, teacher)
     settings = ClipSettings(
         **config.clips,
         seed=config.seed,
+        parallel_caption_share=config.parallel_caption_share,
         max_seconds=audio.max_audio_seconds,
         patch_frames=audio.patch_frames,
         patch_bins=audio.patch_bins,
     )
     clips = PretrainDataset(corpus, extractor, functools.partial(draw_patch_mask, kind=config.mask_kind), settings)
-    collate = PretrainCollator(tokenizer, config.max_caption_tokens, model.config.eos_token_id)
+    collate = PretrainCollator(tokenizer, config.max_caption_tokens, model.config.eos_token_id, clips.silence)
 
     # ---------------------------------------------------------------------------------------------- optimizer
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay),
+        layerwise_groups(model, config.weight_decay, config.layer_decay),
         lr=config.peak_learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
     )
-    wrapped, prepared_optimizer = accelerator.prepare(model, optimizer)
+    prepared_optimizer = accelerator.prepare_optimizer(optimizer)
 
     # ------------------------------------------------------------------------------------------------- resume
-    first_step = 0
+    first_step, state = 0, {}
     if checkpoint:
         state = load_checkpoint(checkpoint, wrapped, optimizer, teacher, config.settings())
         first_step = state["step"]
         accelerator.print(f"continuing after step {first_step}, from {checkpoint}")
     last_step = min(config.total_steps, config.stop_step or config.total_steps)
-    batches = training_batches(config, durations, audio.max_audio_seconds, first_step, last_step)
+    batches = run_batches(
+        durations, config.batch_seconds, config.seed, first_step, last_step, rank(), world_size(),
+        audio.max_audio_seconds, config.max_batch_clips, config.accumulation_steps, order,
+    )  # fmt: skip
     loader = DataLoader(
         clips,
         batch_sampler=batches,
@@ -147,68 +153,57 @@ def main(arguments: list[str] | None = None) -> Path:
     )
 
     # --------------------------------------------------------------------------------------------------- loop
-    weights = config.loss_weights
     started = time.monotonic()
     if is_main():
         run_folder.mkdir(parents=True, exist_ok=True)
         (run_folder / "config.yaml").write_text(config.to_yaml())
     if config.tracker != "none":
-        purge = {"tensorboard": {"purge_step": first_step + 1}} if config.tracker == "tensorboard" else {}
-        accelerator.init_trackers("slap", {"config": config.to_yaml()}, init_kwargs=purge)
-    with TrainingLog(run_folder, config.total_steps, first_step, accelerator.log, is_main()) as log:
-        for step, batch in enumerate(loader, start=first_step):
-            note_skipped(batch["skipped"], run_folder)
-            batch = {k: v.to(accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()}
-            now = scheduled(config, step)
-            set_learning_rate(optimizer, now.learning_rate)
-
-            targets = None
-            if teacher is not None:
-                with accelerator.autocast():
-                    scores = teacher(batch["teacher_features"], batch["clip_frames"], batch["patch_mask"])
-                targets = teacher.probabilities(scores, now.teacher_temperature)
-            outputs = wrapped(**model_inputs(batch, weights), shared_masked_pass=config.shared_masked_pass)
-            losses = pretraining_losses(
-                outputs, batch, weights, targets, config.student_temperature, config.label_smoothing
-            )
-            refuse_not_finite(step, losses, batch["ids"], checkpoints)
-
-            accelerator.backward(losses["total"])
-            freeze_prototypes(model, step, config.freeze_prototypes_steps)
-            gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), config.gradient_clip)
-            prepared_optimizer.step()
-            model.slap.clamp_logit_scale()
-            prepared_optimizer.zero_grad()
-            if teacher is not None:
-                teacher.update(model, now.teacher_momentum)
-
+        same_run = tracker_settings(config.tracker, run_folder, first_step) if is_main() else {}
+        accelerator.init_trackers("slap", {"config": config.to_yaml()}, init_kwargs=same_run)
+    skipped = SkippedSteps(run_folder, config.max_skipped_steps, config.max_skipped_share, state, first_step, is_main())
+    save = functools.partial(
+        save_checkpoint, checkpoints, model=wrapped, optimizer=optimizer, teacher=teacher,
+        settings=config.settings(), keep=config.keep_checkpoints,
+    )  # fmt: skip
+    precision = torch.bfloat16 if computes_bf16(config.precision) else torch.float32
+    rate = matmul_rate(accelerator.device, precision)
+    speed = Speed(accelerator.device, step_operations(model, config.loss_weights, config.shared_masked_pass), rate)
+    watch = CollapseWatch(max(config.warmup_steps, config.freeze_prototypes_steps))
+    with TrainingLog(run_folder, config.total_steps, first_step, accelerator.log, is_main(), watch) as log:
+        micro_batches = speed.watch(together(loader))
+        for step, batches in enumerate(zip(*[micro_batches] * config.accumulation_steps, strict=True), first_step):
             done = step + 1  # steps, not the index of one
             is_last = done == config.total_steps
-            log.heard(done, total_over_ranks(batch["audio_seconds"], accelerator.device))
-            if done % config.log_every == 0 or is_last:
-                values = {name: float(sum_over_ranks(loss)) / world_size() for name, loss in losses.items()}
-                values |= {
-                    "gradient_norm": float(gradient_norm),
-                    "logit_scale": outputs.logit_scale.item(),
-                    "clips": total_over_ranks(len(batch["ids"]), accelerator.device),
-                    **now._asdict(),
-                    **(prototype_statistics(targets) if teacher is not None else {}),
+            is_logged = done % config.log_every == 0 or is_last
+            telemetry = StepTelemetry() if is_logged else None
+            for batch in batches:
+                note_skipped(batch["skipped"], run_folder)
+            result = pretraining_step(
+                accelerator, wrapped, prepared_optimizer, teacher, batches, step, config, telemetry
+            )
+            skipped.note(done, result.skipped, result.batches)
+            if why := skipped.too_many(done):
+                give_up(why, done, skipped, checkpoints, save)
+            log.heard(done, result.audio_seconds)
+            if is_logged and not result.skipped:
+                values = {
+                    **telemetry.values(),
+                    **result.losses,
+                    "gradient_norm": result.gradient_norm,
+                    "clips": result.clips,
+                    "skipped_steps": skipped.count,
+                    **scheduled(config, step)._asdict(),
+                    **speed.values(),
                 }
                 log.train(done, values)
             if held_out and config.contrastive_weight and (done % config.validate_every == 0 or is_last):
-                with accelerator.autocast():
+                with accelerator.autocast(), gathered(accelerator, model):
                     values = validate(model, extractor, tokenizer, held_out, config)
                 log.validation(done, values)
+                speed.restart()
             if done % config.checkpoint_every == 0 or done == last_step:
-                save_checkpoint(
-                    checkpoints,
-                    done,
-                    wrapped,
-                    optimizer,
-                    teacher,
-                    settings=config.settings(),
-                    keep=config.keep_checkpoints,
-                )
+                save(done, counters=skipped.counters)
+                speed.restart()
     if last_step < config.total_steps:
         accelerator.print(f"stopped after step {last_step} of {config.total_steps}; go on with --resume")
         accelerator.end_training()
@@ -216,17 +211,21 @@ def main(arguments: list[str] | None = None) -> Path:
 
     # ------------------------------------------------------------------------------------------------- export
     folder = run_folder / "model"
+    whole = whole_model(model)
     if is_main():
-        save_folder(folder, model.eval(), SlapProcessor(feature_extractor=extractor, tokenizer=tokenizer))
+        save_folder(folder, whole.eval(), SlapProcessor(feature_extractor=extractor, tokenizer=tokenizer))
+        clips = np.mean([row["clips"] for row in read_metrics(run_folder) if "clips" in row])
+        wrong_pairs = (clips - 1) * math.log(clips / (clips - 1)) if whole.slap.bias is not None else 0.0
         knowing_nothing = {
-            "contrastive": math.log(np.mean([row["clips"] for row in read_metrics(run_folder) if "clips" in row])),
+            "contrastive": math.log(clips) + wrong_pairs,
             "masked": math.log(model.config.num_prototypes),
             "caption": math.log(len(tokenizer)),
         }
-        picture = draw_losses(run_folder, knowing_nothing)
+        pictures = filter(None, (draw_losses(run_folder, knowing_nothing), draw_health(run_folder)))
         print_summary(run_folder, time.monotonic() - started)
         print(
-            f"model: {folder}\nloss curves: {picture}\nnext, classify a clip by words of your own:\n"
+            f"model: {folder}\npictures: {', '.join(map(str, pictures))}\n"
+            "next, classify a clip by words of your own:\n"
             "  import hf_slap; from transformers import pipeline\n"
             f'  classify = pipeline("zero-shot-audio-classification", model="{folder}")\n'
             '  classify("clip.wav", candidate_labels=["a dog", "rain", "a guitar"])'
@@ -234,13 +233,6 @@ def main(arguments: list[str] | None = None) -> Path:
     wait_for_everyone()
     accelerator.end_training()
     return folder
-
-
-def computes_bf16(precision: str) -> bool:
-    """Whether the run computes in bfloat16; "auto" does where the device has it in hardware."""
-    return precision == "bf16" or (
-        precision == "auto" and torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
 
 
 def build_tokenizer(config: TrainConfig, corpus):
@@ -254,60 +246,41 @@ def build_tokenizer(config: TrainConfig, corpus):
     return tokenizer
 
 
-def build_model(config: TrainConfig, tokenizer) -> SlapForPreTraining:
-    """The model of the configuration, its vocabulary and special tokens those of the tokenizer."""
-    keywords = copy.deepcopy(config.model)
+def build_model(config: TrainConfig, tokenizer) -> tuple[SlapForPreTraining, list]:
+    """The model of the configuration, its vocabulary and special tokens those of the tokenizer, and what of it was
+    loaded from where."""
+    keywords = model_keywords(config.model, config.start_from, config.audio_from)
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
     last = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
     ids = {"bos_token_id": first, "eos_token_id": last, "pad_token_id": tokenizer.pad_token_id}
-    vocabulary = {"vocab_size": len(tokenizer)}
+    vocabulary = {"vocab_size": len(tokenizer)} if config.start_from is None else {}  # its own may have spare rows
     if config.text_model is None:
         marks = {"cls_token_id": tokenizer.cls_token_id, "sep_token_id": tokenizer.sep_token_id}
         keywords["text_config"] = {**keywords.get("text_config", {}), **vocabulary, **ids, **marks}
     if isinstance(keywords.get("decoder_config", {}), dict):
-        keywords["decoder_config"] = {**keywords.get("decoder_config", {}), **vocabulary}
-    model = SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **keywords, **ids)
+        at_once = {"parallel": True} if config.parallel_caption_share else {}
+        keywords["decoder_config"] = {**keywords.get("decoder_config", {}), **vocabulary, **at_once}
+    model = SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **{**keywords, **ids})
+    report = take_start(model, config.start_from, config.audio_from, config.text_model)
     decoder = model.config.decoder_config
     if decoder is not None and config.max_caption_tokens > decoder.max_position_embeddings:
         raise ValueError(
             f"max_caption_tokens={config.max_caption_tokens} is more than the decoder's max_position_embeddings="
             f"{decoder.max_position_embeddings}; lower the one or raise the other in model.decoder_config"
         )
-    return model.train()  # a tower that was loaded comes with its dropout off
+    return model.train(), report  # a tower that was loaded comes with its dropout off
 
 
-def training_batches(config: TrainConfig, durations: list[float], max_seconds: float, first_step: int, last_step: int):
-    """This rank's batches of the steps from `first_step` on, epoch after epoch: a function of the seed
-    alone."""
-    step = 0
-    for epoch in itertools.count():
-        plan = plan_epoch(
-            durations, config.batch_seconds, config.seed, epoch, max_seconds, config.max_batch_clips,
-            min_clips=max(2, world_size()),
-        )  # fmt: skip
-        if step + len(plan) > first_step:
-            epoch_batches = rank_batches(plan, durations, epoch, rank(), world_size(), max_seconds)
-            yield from epoch_batches[max(first_step - step, 0) : last_step - step]
-        step += len(plan)
-        if step >= last_step:
-            return
-
-
-def total_over_ranks(number: float, device: torch.device) -> float:
-    """The sum of every rank's number."""
-    return float(sum_over_ranks(torch.tensor(number, dtype=torch.float32, device=device)))
-
-
-def refuse_not_finite(step: int, losses: dict, ids: list[str], checkpoints: Path) -> None:
-    """Stops the run on every rank where a loss is not finite, naming the clips; the weights are still good."""
-    error = None
-    if not torch.isfinite(losses["total"]):
-        parts = {name: loss.item() for name, loss in losses.items()}
-        error = FloatingPointError(
-            f"the loss of step {step + 1} is not finite: {parts}; clips {ids}. The last good checkpoint is "
-            f"{last_checkpoint(checkpoints)}; lower peak_learning_rate, or leave these clips out"
-        )
-    raise_together(error)
+def give_up(why: str, done: int, skipped: SkippedSteps, checkpoints: Path, save: Callable[..., Path]) -> None:
+    """Stops the run after too many skipped steps; the last good one is in a checkpoint, so no training is lost."""
+    good, last = done - skipped.in_a_row, last_checkpoint(checkpoints)
+    if good and (last is None or last.name < f"step-{good:08d}"):  # a later one has the same weights
+        last = save(good, counters=skipped.counters_when_good)
+    raise TooManySkippedSteps(
+        f"{why} were skipped; {SKIPPED_FILE} in {checkpoints.parent} says why and lists their clips. The last good "
+        f"step is {good}, in checkpoint {last}. Leave these clips out or lower peak_learning_rate, in a new run; "
+        "--resume tries the same steps again, and with a larger max_skipped_steps goes past them"
+    )
 
 
 @torch.no_grad()

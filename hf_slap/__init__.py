@@ -5,6 +5,7 @@ It opens no file and no connection.
 """
 
 from .embedding import Embeddings, embed
+from .evaluation.run import evaluate
 from .modeling.audio_slap import AudioError
 from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
@@ -39,6 +40,7 @@ __all__ = [
     "SlapModel",
     "SlapProcessor",
     "embed",
+    "evaluate",
     "register",
     "save_folder",
 ]

@@ -22,7 +22,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_state_dict,
+    set_model_state_dict,
+    set_state_dict,
+)
 from torch.optim import Optimizer
 
 from .distributed import gather_rows, is_main, raise_together, rank
@@ -51,7 +57,7 @@ def save_checkpoint(
         folder: the run's checkpoint folder, made when missing.
         step: optimizer steps done.
         model: plain, or wrapped by DDP or FSDP2; optimizer: a torch optimizer of its parameters.
-        teacher: a plain module, the same on every rank.
+        teacher: plain and the same on every rank, or sharded by FSDP2.
         counters: JSON values to get back from `load_checkpoint`.
         settings: JSON values that must be the same when the run goes on (`TrainConfig.settings`).
     Returns:
@@ -66,7 +72,7 @@ def save_checkpoint(
     # Ranks other than the first are given nothing of either.
     tensors = {"model": weights, "optimizer": _flat(moments.get("state", {})), "random": _random_state()}
     if teacher is not None:
-        tensors["teacher"] = teacher.state_dict()
+        tensors["teacher"] = get_model_state_dict(teacher, options=_whole(cpu_offload=True))
     target, error = folder / f"step-{step:08d}", None
     if is_main():
         state = {"format": _FORMAT, "step": step, "counters": counters or {}, "settings": settings or {}}
@@ -117,7 +123,7 @@ def load_checkpoint(
     if teacher is not None:
         saved_teacher = _read(path / "teacher.safetensors")
         _refuse_other_tensors(path / "teacher.safetensors", saved_teacher, teacher.state_dict())
-        teacher.load_state_dict(saved_teacher)
+        set_model_state_dict(teacher, saved_teacher, options=_whole())
     _restore_random_state(_read(path / "random.safetensors"))
     return {**state["counters"], "step": state["step"]}
 
@@ -130,7 +136,8 @@ def last_checkpoint(folder: str | Path) -> Path | None:
 # ---------------------------------------------------------------------------------------------------- writing
 def _write(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
     beside = target.parent / f".writing-{target.name}"
-    shutil.rmtree(beside, ignore_errors=True)
+    for leftover in (*target.parent.glob(".writing-*"), *target.parent.glob(".deleting-*")):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     beside.mkdir(parents=True)
     try:
         for name, values in tensors.items():

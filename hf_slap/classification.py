@@ -1,11 +1,71 @@
-"""What only classification needs: targets, mixup, the loss, and the linear probe."""
+"""What classification and tagging need: targets, mixup, batches, the loss, scores, and the linear probe."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+
+from .data import PretrainDataset, SkippedClip
+from .data.batching import ClipRef
+from .evaluation.tagging import tagging_scores
+from .evaluation.zero_shot import zero_shot_scores
+
+
+class Classes(NamedTuple):
+    """What the clips of a corpus and of a held-out corpus are called.
+
+    Args:
+        names: of the C classes, sorted.
+        targets, held_out: (N, C) float32 of 0 and 1, of each corpus.
+        multi_label: a clip may have several classes.
+    """
+
+    names: list[str]
+    targets: np.ndarray
+    held_out: np.ndarray
+    multi_label: bool
+
+    def scores(self, logits: np.ndarray, rows: Sequence[int]) -> dict[str, float]:
+        """ "accuracy", or "mAP" where a clip may have several classes, of held-out clips, with "low", "high", "chance".
+
+        Args:
+            logits: (n, C), of the held-out clips `rows`.
+        """
+        if self.multi_label:
+            result = tagging_scores(logits, self.held_out[rows], self.names)
+            value = {"mAP": result.mean_average_precision}
+        else:
+            result = zero_shot_scores(logits, self.held_out[rows].argmax(1), self.names)
+            value = {"accuracy": result.accuracy}
+        return {**value, "low": result.low, "high": result.high, "chance": result.chance}
+
+    @property
+    def measure(self) -> str:
+        """The name of the score."""
+        return "mAP" if self.multi_label else "accuracy"
+
+
+def read_classes(corpus: Dataset, held_out: Dataset, separator: str | None, multi_label: bool | None) -> Classes:
+    """The classes of two corpora that were opened with their labels as captions.
+
+    Args:
+        separator: between the labels of one clip in a string, such as ";"; None: a string is one label.
+        multi_label: None: if some clip has several labels.
+    Raises:
+        ValueError: several labels where there may be one, or a held-out label that no training clip has.
+    """
+    labels, held_out_labels = read_labels(corpus, separator), read_labels(held_out, separator)
+    names = sorted({label for clip in labels for label in clip})
+    targets = label_targets(labels, names, "the training corpus")
+    held_out_targets = label_targets(held_out_labels, names, "the validation corpus")
+    if multi_label is None:
+        multi_label = bool((targets.sum(1) > 1).any())
+    if not multi_label and (np.concatenate([targets, held_out_targets]).sum(1) != 1).any():
+        raise ValueError("some clip has several labels; set multi_label=true")
+    return Classes(names, targets, held_out_targets, multi_label)
 
 
 def read_labels(corpus: Dataset, separator: str | None) -> list[list[str]]:
@@ -33,32 +93,112 @@ def label_targets(labels: Sequence[Sequence[str]], names: Sequence[str], where: 
     return targets
 
 
-def mixup(
-    features: Sequence[np.ndarray], targets: Sequence[np.ndarray], alpha: float, rng: np.random.Generator
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Lays over each clip another of its batch, and mixes their targets in the same shares.
+class MixedRef(NamedTuple):
+    """A clip of a batch, and the clip that is laid over it.
 
     Args:
-        features: (T, M) log-mel of each clip; T may differ. The other clip is repeated or cut to fit.
-        targets: (C,) of each clip.
-        alpha: the clip's own share is the larger of x and 1 - x, x ~ Beta(alpha, alpha); 0 changes nothing.
-        rng: of the batch.
-    Returns:
-        features and targets, of the shapes they came in.
-    Source: Zhang et al. 2018. Differs: a clip keeps at least half, since the other may have been cut.
+        clip: the clip itself.
+        over: another of the batch, which may be the clip itself; None: nothing is laid over it.
+        share: of the clip itself in the mixture.
+    """
+
+    clip: ClipRef
+    over: ClipRef | None = None
+    share: float = 1.0
+
+
+def draw_pairs(batch: Sequence[ClipRef], alpha: float, seed: int) -> list[MixedRef]:
+    """Draws for each clip of a batch another one that is laid over it.
+
+    Args:
+        batch: of all processes, so that the pairs do not depend on how many there are. (A process then also reads the
+            clips of others that lie over its own; with many processes that is about twice the reading.)
+        alpha: the clip's own share is the larger of x and 1 - x, x ~ Beta(alpha, alpha); 0: no clip has a partner.
+        seed: of the run.
+    Source: Zhang et al. 2018. Differs: a clip keeps at least half, since the other may be cut to fit.
     """
     if not alpha:
-        return list(features), list(targets)
-    mixed, soft = [], []
-    for one, other in enumerate(rng.permutation(len(features)).tolist()):
-        share = rng.beta(alpha, alpha)
-        share = max(share, 1.0 - share)
-        length = len(features[one])
-        repeats = -(-length // len(features[other]))
-        second = np.tile(features[other], (repeats, 1))[:length]
-        mixed.append((share * features[one] + (1.0 - share) * second).astype(np.float32))
-        soft.append(share * targets[one] + (1.0 - share) * targets[other])
-    return mixed, soft
+        return [MixedRef(ref) for ref in batch]
+    rng = np.random.default_rng((seed, batch[0].epoch, batch[0].position))
+    partners, shares = rng.permutation(len(batch)), rng.beta(alpha, alpha, len(batch))
+    return [
+        MixedRef(ref, batch[partner], float(max(share, 1.0 - share)))
+        for ref, partner, share in zip(batch, partners, shares, strict=True)
+    ]
+
+
+def mixup(features: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """(T, M): `share` of a log-mel (T, M) and the rest of another, repeated or cut to the same length."""
+    repeats = -(-len(features) // len(other))
+    return (share * features + (1.0 - share) * np.tile(other, (repeats, 1))[: len(features)]).astype(np.float32)
+
+
+class LabelledClip(NamedTuple):
+    """A clip to learn from: log-mel (T, M) and targets (C,), both mixed in the same shares."""
+
+    id: str
+    features: np.ndarray
+    target: np.ndarray
+    seconds: float
+
+
+class LabelledClips(torch.utils.data.Dataset):
+    """Clips with their targets, mixed in pairs; a whole batch is read at once, each of its clips once.
+
+    Args:
+        clips: a clip whose waveform another was laid over (`ClipSettings.mix_probability`) has the labels of both:
+            all of them where a clip may have several, else in equal shares.
+        targets: (N, C) of all clips of the corpus.
+        multi_label: a clip may have several classes.
+    """
+
+    def __init__(self, clips: PretrainDataset, targets: np.ndarray, multi_label: bool):
+        self.clips, self.targets, self.multi_label = clips, targets, multi_label
+
+    def __getitems__(self, batch: Sequence[MixedRef]) -> list[LabelledClip | SkippedClip]:
+        """The clips of `MixedRef`s; one whose partner cannot be heard stays alone."""
+        heard = {ref: self.clips[ref] for ref in {ref for pair in batch for ref in (pair.clip, pair.over) if ref}}
+        return [self._mixed(pair, heard) for pair in batch]
+
+    def _mixed(self, pair: MixedRef, heard: dict) -> LabelledClip | SkippedClip:
+        clip, over = heard[pair.clip], heard.get(pair.over)
+        if isinstance(clip, SkippedClip):
+            return clip
+        features, target = clip.features, self._target(pair.clip, clip)
+        if over is not None and not isinstance(over, SkippedClip):
+            features = mixup(features, over.features, pair.share)
+            target = pair.share * target + (1.0 - pair.share) * self._target(pair.over, over)
+        return LabelledClip(clip.id, features, target.astype(np.float32), clip.seconds)
+
+    def _target(self, ref: ClipRef, clip) -> np.ndarray:
+        target = self.targets[ref.index]
+        if clip.laid_over is None:
+            return target
+        both = np.maximum(target, self.targets[clip.laid_over])
+        return both if self.multi_label else both / both.sum()
+
+
+def pack_clips(items: Sequence[LabelledClip | SkippedClip]) -> dict:
+    """The batch of a training step.
+
+    Returns:
+        "input_features" (F, M), all clips packed; "clip_frames", the frames of each; "targets" (B, C); "ids";
+        "audio_seconds"; "skipped", (id, reason) of the clips left out.
+    Raises:
+        ValueError: not one clip is left.
+    """
+    skipped = [(clip.id, clip.reason) for clip in items if isinstance(clip, SkippedClip)]
+    clips = [clip for clip in items if isinstance(clip, LabelledClip)]
+    if not clips:
+        raise ValueError(f"not one clip of a batch can be used: {skipped[:10]}; repair or remove them")
+    return {
+        "input_features": torch.from_numpy(np.concatenate([clip.features for clip in clips])),
+        "clip_frames": [len(clip.features) for clip in clips],
+        "targets": torch.from_numpy(np.stack([clip.target for clip in clips])),
+        "ids": [clip.id for clip in clips],
+        "audio_seconds": sum(clip.seconds for clip in clips),
+        "skipped": skipped,
+    }
 
 
 def classification_loss(logits: Tensor, targets: Tensor, multi_label: bool) -> Tensor:

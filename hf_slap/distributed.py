@@ -10,9 +10,14 @@ whole batch**, because a mean is what DistributedDataParallel and FSDP apply. Tw
 because ranks hold different numbers of clips.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 def is_distributed() -> bool:
@@ -54,6 +59,47 @@ def raise_together(error: Exception | None) -> None:
         raise RuntimeError("another process failed; its message says why")
 
 
+def main_first(function: Callable[[], Result]) -> Result:
+    """Calls `function` on the first process, then on the others, which read what the first has put into caches.
+
+    Raises:
+        the error itself where one occurred, RuntimeError on all other ranks: nobody is left waiting.
+    """
+    result = error = None
+    for turn in (is_main(), not is_main()):
+        if turn:
+            try:
+                result = function()
+            except Exception as reason:
+                error = reason
+        raise_together(error)
+    return result
+
+
+def on_main(function: Callable[[], object]) -> None:
+    """Calls `function` on the first process, such as to write a file; when it fails there, every rank stops."""
+    main_first(function if is_main() else lambda: None)
+
+
+def together(batches: Iterable[Result]) -> Iterator[Result]:
+    """Goes through the batches of this rank; where one cannot be made on some rank, every rank stops.
+
+    Args:
+        batches: as many on every rank.
+    """
+    source = iter(batches)
+    while True:
+        batch = error = None
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        except Exception as reason:
+            error = reason
+        raise_together(error)
+        yield batch
+
+
 def _device() -> torch.device:
     """Where the process group can add up numbers that live on no device yet."""
     return torch.device("cuda" if "nccl" in str(dist.get_backend_config()) else "cpu")
@@ -80,7 +126,7 @@ def _reduced(x: Tensor, operation: dist.ReduceOp, group: dist.ProcessGroup | Non
     return x
 
 
-def share_of_mean(count: int) -> float:
+def share_of_mean(count: int, everyone: int | None = None) -> float:
     """What a rank's mean over `count` items weighs in the mean over all ranks' items, times the number of
     ranks.
 
@@ -89,12 +135,15 @@ def share_of_mean(count: int) -> float:
 
     Args:
         count: this rank's number of items (clips, or words of captions); 0 is allowed.
+        everyone: the items of all ranks, where they are known; with accumulation, those of all micro-batches too. The
+            values of a rank's micro-batches are then added up.
     Returns:
         count * ranks / items of all ranks; 0.0 when no rank has any.
     """
-    if not is_distributed():
-        return 1.0
-    everyone = sum_over_ranks(torch.tensor([count], dtype=torch.int64, device=_device())).item()
+    if everyone is None:
+        if not is_distributed():
+            return 1.0
+        everyone = sum_over_ranks(torch.tensor([count], dtype=torch.int64, device=_device())).item()
     return count * world_size() / everyone if everyone else 0.0
 
 
@@ -144,6 +193,15 @@ class _GatherWithGradient(torch.autograd.Function):
         return sum_over_ranks(gradient).split(ctx.rows)[rank()]
 
 
+def gather_objects(value: Result) -> list[Result]:
+    """A small Python value of every rank, in the order of ranks, such as a dict of sums whose keys differ."""
+    if not is_distributed():
+        return [value]
+    everyone: list[Result | None] = [None] * world_size()
+    dist.all_gather_object(everyone, value)
+    return everyone
+
+
 def _gather(x: Tensor, rows: list[int]) -> Tensor:
     # all_gather wants equal shapes: rows are padded to the longest rank's and cut off again.
     padded = x.new_zeros((max(rows), *x.shape[1:]))
@@ -151,3 +209,12 @@ def _gather(x: Tensor, rows: list[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in rows]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)])
+
+
+def merge_over_ranks(values: dict) -> dict:
+    """The entries of every rank's dictionary, in the order of their keys. Values are pickled on the way."""
+    if not is_distributed():
+        return dict(sorted(values.items()))
+    parts = [None] * world_size()
+    dist.all_gather_object(parts, values)
+    return dict(sorted((key, value) for part in parts for key, value in part.items()))

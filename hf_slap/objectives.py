@@ -1,19 +1,17 @@
 """What pretraining optimises: 1.0 contrastive + 1.0 masked prediction + 0.5 captioning, and the EMA teacher.
 
-Letters: n masked patches, K prototypes, B clips of this rank, D joint width.
+Letters: n masked patches, K prototypes, W width of their bottleneck, B clips of this rank, D joint width.
 
 The contrastive and the caption loss read the clean pass of the audio encoder, masked prediction reads a
 second pass with half of the patches replaced by the mask token. A part whose weight is 0 is not computed at
 all, so every row of the paper's ablation table is one number in the configuration.
 
 Paper: SLAP, section 2: symmetric InfoNCE; "teacher reads unmasked patches; student reads patches masked at
-random with ratio 0.5; MLP head to prototype scores; cross-entropy teacher to student per patch". Not stated:
-prototypes, temperatures, centring, which patches are scored. Chosen as in DINOv2 ViT-L, whose unusual momentum
+random with ratio 0.5". Not stated: what else `prototypes` needs; chosen as in DINOv2 ViT-L, whose unusual momentum
 of 0.994 the paper shares.
 """
 
 import copy
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,17 +22,16 @@ from torch import Tensor, nn
 from .distributed import (
     gather_rows,
     gather_with_gradient,
-    max_over_ranks,
     rank,
     rows_per_rank,
     share_of_mean,
-    sum_over_ranks,
     world_size,
 )
-from .modeling.losses_slap import at_least_float32, caption_loss
+from .modeling.configuration_slap import CONTRASTIVE_KINDS
+from .modeling.losses_slap import at_least_float32, caption_loss, sigmoid_contrastive_loss
+from .prototypes import CENTERINGS, PrototypeTargets, SoftmaxCentering, masked_prediction_loss, sinkhorn_offsets
 
 MASK_KINDS = ("random", "block")
-CENTERINGS = ("sinkhorn", "softmax")
 PARTS = ("contrastive", "masked", "caption")
 
 
@@ -83,57 +80,7 @@ def draw_patch_mask(
     return mask
 
 
-# ---------------------------------------------------------------------------------------------------- targets
-@torch.no_grad()
-def sinkhorn(scores: Tensor, temperature: float, iterations: int = 3, group=None) -> Tensor:
-    """Soft assignments of patches to prototypes in which every prototype is used alike (Sinkhorn-Knopp).
-
-    Args:
-        scores: (n, K), the teacher's. n may differ between ranks and be 0.
-        temperature: the scores are divided by it.
-        iterations: rounds of making prototypes, then patches, sum alike.
-        group: process group; sums run over the patches of all its ranks. None is the default group.
-    Returns:
-        (n, K), float32 (float64 for float64 scores): rows sum to 1; columns sum to about n/K, over all ranks.
-    Paper: Not stated. SwAV (Caron et al. 2020), appendix; DINOv2 ViT-L and DINOv3 use 3 iterations.
-    """
-    scores = at_least_float32(scores) / temperature
-    largest = scores.max() if scores.numel() else scores.new_full((), -torch.inf)
-    # One constant for all ranks cancels in the sums and keeps exp() finite.
-    shares = torch.exp(scores - max_over_ranks(largest, group))  # (n, K)
-    tiny = torch.finfo(shares.dtype).tiny
-    for _ in range(iterations):
-        shares /= sum_over_ranks(shares.sum(0, keepdim=True), group).clamp(min=tiny)
-        shares /= shares.sum(1, keepdim=True).clamp(min=tiny)
-    return shares
-
-
-class SoftmaxCentering(nn.Module):
-    """The cheaper alternative to Sinkhorn: softmax of the scores less their running mean.
-
-    The running mean is the one from before this batch; the batch is added afterwards.
-
-    Args:
-        num_prototypes: K.
-        momentum: share of the old mean that is kept. Paper: Not stated; 0.9 as in DINO.
-    """
-
-    def __init__(self, num_prototypes: int, momentum: float = 0.9):
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("center", torch.zeros(num_prototypes))
-
-    @torch.no_grad()
-    def forward(self, scores: Tensor, temperature: float) -> Tensor:
-        """(n, K) scores to (n, K) probabilities, float32, whose rows sum to 1."""
-        scores = at_least_float32(scores)
-        probabilities = torch.softmax((scores - self.center) / temperature, dim=-1)
-        count = sum_over_ranks(torch.tensor(len(scores), device=scores.device, dtype=scores.dtype))
-        mean = sum_over_ranks(scores.sum(0)) / count.clamp(min=1)
-        self.center.lerp_(mean.to(self.center.dtype), 1.0 - self.momentum)
-        return probabilities
-
-
+# ---------------------------------------------------------------------------------------------------- teacher
 class AudioTeacher(nn.Module):
     """A slow copy of the audio encoder and the prototype head: training state, never part of the published
     weights.
@@ -162,22 +109,30 @@ class AudioTeacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, features: Tensor, clip_frames: list[int], patch_mask: Tensor) -> Tensor:
-        """The scores of the patches that the student does not see.
+        """The features of the patches that the student does not see.
 
         Args:
             features: (frames of all clips, mel bins), without masks of any kind (no SpecAugment either).
             clip_frames: frames of each clip.
             patch_mask: (patches of all clips,) bool.
         Returns:
-            (n, K), in the order of the packed patches.
+            (n, W), unit norm, in the order of the packed patches.
         """
         output = self.audio_model(features, clip_frames=clip_frames)
         dense = output.last_hidden_state[output.attention_mask]  # (patches, width)
-        return self.prototype_head(dense[patch_mask])
+        return self.prototype_head(dense[patch_mask])[0]
 
-    def probabilities(self, scores: Tensor, temperature: float) -> Tensor:
-        """(n, K) scores to (n, K) targets whose rows sum to 1."""
-        return self.centering(scores, temperature) if self.centering else sinkhorn(scores, temperature)
+    @torch.no_grad()
+    def targets(self, features: Tensor, temperature: float) -> PrototypeTargets:
+        """What the student is to predict; call once in a step, for the features of all its patches.
+
+        Args:
+            features: (n, W), from `forward`; n may differ between ranks and be 0.
+            temperature: of the teacher.
+        """
+        prototypes = F.normalize(self.prototype_head.prototypes, dim=-1)
+        offsets = (self.centering or sinkhorn_offsets)(features, prototypes, temperature)
+        return PrototypeTargets(features, prototypes, offsets, temperature)
 
     @torch.no_grad()
     def update(self, model: nn.Module, momentum: float) -> None:
@@ -205,64 +160,54 @@ def freeze_prototypes(model: nn.Module, step: int, frozen_steps: int) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- losses
-def global_contrastive_loss(audio_embeds: Tensor, text_embeds: Tensor, scale: Tensor, groups: Tensor) -> Tensor:
-    """`modeling.losses_slap.contrastive_loss` against the clips of all ranks.
+def global_contrastive_loss(
+    audio_embeds: Tensor,
+    text_embeds: Tensor,
+    scale: Tensor,
+    groups: Tensor,
+    bias: Tensor | None = None,
+    kind: str = "softmax",
+    reduction: str = "mean",
+) -> Tensor:
+    """The contrastive loss of `modeling.losses_slap` against the clips of all ranks.
 
-    Each rank scores its own rows against everybody's columns: B x (B of all ranks) similarities twice, not
-    the square.
+    Each rank scores its own rows against everybody's columns: B x (B of all ranks) similarities, twice for softmax,
+    not the square.
 
     Args:
         audio_embeds: (B, D), unit norm, of this rank; B may differ between ranks.
         text_embeds: (B, D), unit norm; row i belongs to audio row i.
         scale: (), the multiplier itself.
         groups: (B,), int64, equal for clips that must not be each other's negatives (same caption).
+        bias: (), added to the logits of the sigmoid loss; None adds nothing.
+        kind: "softmax" (InfoNCE) or "sigmoid".
+        reduction: "mean", or "none": the cost of each clip by itself, whose mean over all ranks' clips is the loss.
     Returns:
-        (), float32, in nats, times this rank's share (`distributed.share_of_mean`): the mean over ranks is
-        the loss of the global batch, and so is the mean of the gradients.
+        (), or (B,) for "none"; float32, in nats (of a clip). The mean is times this rank's share
+        (`distributed.share_of_mean`): the mean over ranks is the loss of the global batch, and so is the mean of the
+        gradients.
+    Raises:
+        ValueError: an unknown kind, or a bias for softmax, which no bias can change.
     Paper: L_CLAP, with the gather across ranks assumed, as everywhere since CLIP.
     """
+    if kind not in CONTRASTIVE_KINDS or (kind == "softmax" and bias is not None):
+        raise ValueError(f"kind={kind!r}, bias={bias}; accepted are {CONTRASTIVE_KINDS}, a bias with sigmoid only")
     audio, text = at_least_float32(audio_embeds), at_least_float32(text_embeds)
     first = sum(rows_per_rank(groups)[: rank()])
     partner = torch.arange(first, first + len(groups), device=groups.device)  # (B,), the column of each row's partner
     everyone = gather_rows(groups)
     ignore = groups[:, None] == everyone[None, :]  # (B, all)
     ignore[torch.arange(len(groups), device=groups.device), partner] = False
+    if kind == "sigmoid":
+        costs = sigmoid_contrastive_loss(audio, gather_with_gradient(text), scale, bias, ignore, first, "none")
+        return costs if reduction == "none" else costs.sum() * (world_size() / len(everyone))
 
     def cost(rows: Tensor, columns: Tensor) -> Tensor:
         logits = (scale * (rows @ columns.T)).masked_fill(ignore, -torch.inf)  # (B, all)
-        return F.cross_entropy(logits, partner, reduction="sum")
+        return F.cross_entropy(logits, partner, reduction="none" if reduction == "none" else "sum")
 
     total = cost(audio, gather_with_gradient(text)) + cost(text, gather_with_gradient(audio))
-    return total * (world_size() / (2 * len(everyone)))
-
-
-def masked_prediction_loss(
-    student_scores: Tensor, teacher_probs: Tensor, clip_of_patch: Tensor, student_temperature: float = 0.1
-) -> Tensor:
-    """Cross-entropy of the student's prototypes under the teacher's, every clip counting alike.
-
-    Args:
-        student_scores: (n, K), of the masked patches.
-        teacher_probs: (n, K), rows sum to 1.
-        clip_of_patch: (n,), int64, the clip of each patch. A patch weighs 1 / (masked patches of its clip).
-        student_temperature: the scores are divided by it.
-    Returns:
-        (), float32, in nats per patch; the mean over clips that have a masked patch, 0 when none has.
-    Raises:
-        ValueError: the shapes do not fit.
-    Paper: L_SSL. Not stated which patches count and how clips are weighed; masked ones, 1/n per clip,
-        temperature 0.1, as in DINOv2's iBOT loss.
-    """
-    if student_scores.shape != teacher_probs.shape or len(clip_of_patch) != len(student_scores):
-        raise ValueError(
-            f"student_scores {tuple(student_scores.shape)}, teacher_probs {tuple(teacher_probs.shape)} and "
-            f"clip_of_patch {tuple(clip_of_patch.shape)} must describe the same patches; "
-            "student and teacher must have seen the same patch_mask"
-        )
-    log_probs = F.log_softmax(at_least_float32(student_scores) / student_temperature, dim=-1)
-    cost = -(teacher_probs * log_probs).sum(-1)  # (n,)
-    masked = torch.bincount(clip_of_patch)  # masked patches of each clip
-    return (cost / masked[clip_of_patch]).sum() / (masked > 0).sum().clamp(min=1)
+    return total / 2 if reduction == "none" else total * (world_size() / (2 * len(everyone)))
 
 
 def clip_of_masked_patch(clip_tokens: list[int], patch_mask: Tensor) -> Tensor:
@@ -277,16 +222,28 @@ def model_inputs(batch: Mapping, weights: Mapping[str, float]) -> dict:
     names = ["input_features", "clip_frames"]
     names += ["input_ids", "attention_mask"] * bool(weights["contrastive"])
     names += ["patch_mask"] * bool(weights["masked"]) + ["labels"] * bool(weights["caption"])
+    names += ["caption_parallel"] * bool(weights["caption"] and "caption_parallel" in batch)
     return {name: batch[name] for name in names}
+
+
+def masked_clips(batch: Mapping) -> int:
+    """Clips with a masked patch: what the masked loss is averaged over."""
+    return clip_of_masked_patch(batch["clip_tokens"], batch["patch_mask"]).unique().numel()
+
+
+def caption_tokens(batch: Mapping) -> int:
+    """Tokens that are to be written: what the caption loss is averaged over."""
+    return int((batch["labels"] != -100).sum())
 
 
 def pretraining_losses(
     outputs,
     batch: Mapping,
     weights: Mapping[str, float],
-    teacher_probs: Tensor | None = None,
+    targets: PrototypeTargets | None = None,
     student_temperature: float = 0.1,
     label_smoothing: float = 0.0,
+    everyone: Mapping[str, int] | None = None,
 ) -> dict[str, Tensor]:
     """The parts of the loss that have a weight, and their weighted "total".
 
@@ -294,25 +251,32 @@ def pretraining_losses(
         outputs: of `SlapForPreTraining` for `model_inputs(batch, weights)`.
         batch: the collator's dict.
         weights: of "contrastive", "masked" and "caption"; 0 leaves the part out.
-        teacher_probs: (n, K), the targets of the masked part.
+        targets: of the masked part, from `AudioTeacher.targets`.
+        everyone: {"masked": `masked_clips`, "caption": `caption_tokens`} of all ranks, where they are known. With those
+            of a whole step, the masked and caption parts of its micro-batches add up to the step's. (Contrastive parts
+            do not: `gradient_cache`.)
     Returns:
         {"contrastive": (), "masked": (), "caption": (), "total": ()}, each such that the mean over ranks is
         the value of the global batch. Parts with weight 0 are missing.
     Paper: L = 1.0 L_CLAP + 1.0 L_SSL + 0.5 L_CAP.
     """
-    parts = {}
+    parts, everyone = {}, everyone or {}
     if weights["contrastive"]:
+        groups = batch["caption_group"]
+        clips = len(groups)  # 0 for the collator's stand-in, which no loss must see
         parts["contrastive"] = global_contrastive_loss(
-            outputs.audio_embeds, outputs.text_embeds, outputs.logit_scale, batch["caption_group"]
-        )
+            outputs.audio_embeds[:clips], outputs.text_embeds[:clips], outputs.logit_scale, groups,
+            outputs.logit_bias, "softmax" if outputs.logit_bias is None else "sigmoid",
+        )  # fmt: skip
     if weights["masked"]:
         clips = clip_of_masked_patch(batch["clip_tokens"], batch["patch_mask"])
-        loss = masked_prediction_loss(outputs.prototype_scores, teacher_probs, clips, student_temperature)
-        parts["masked"] = loss * share_of_mean(len(batch["clip_frames"]))
+        loss = masked_prediction_loss(
+            outputs.prototype_features, outputs.prototypes, targets, clips, student_temperature
+        )
+        parts["masked"] = loss * share_of_mean(masked_clips(batch), everyone.get("masked"))
     if weights["caption"]:
-        words = int((batch["labels"] != -100).sum())
         loss = caption_loss(outputs.caption_logits, batch["labels"], label_smoothing)
-        parts["caption"] = loss * share_of_mean(words)
+        parts["caption"] = loss * share_of_mean(caption_tokens(batch), everyone.get("caption"))
     return {**parts, "total": sum(weights[name] * loss for name, loss in parts.items())}
 
 
@@ -335,20 +299,3 @@ def keep_trainable(model: nn.Module, weights: Mapping[str, float]) -> None:
             if not name.startswith("audio_model."):
                 parameter.requires_grad_(False)
         slap.audio_model.pooler.requires_grad_(False)
-
-
-@torch.no_grad()
-def prototype_statistics(teacher_probs: Tensor) -> dict[str, float]:
-    """How the targets use the prototypes, on this rank: numbers to watch for collapse.
-
-    Args:
-        teacher_probs: (n, K), rows sum to 1, n >= 1.
-    Returns:
-        "target_entropy": mean entropy of a patch's target, as a share of log K: 1 is "all prototypes alike",
-        a target that says nothing. "prototypes_used": prototypes that are the likeliest of some patch, as a
-        share of the most there could be, min(n, K): near 0 is collapse onto a few.
-    """
-    count, prototypes = teacher_probs.shape
-    entropy = torch.special.entr(teacher_probs).sum(-1).mean() / math.log(prototypes)
-    used = teacher_probs.argmax(-1).unique().numel() / min(count, prototypes)
-    return {"target_entropy": float(entropy), "prototypes_used": used}

@@ -50,9 +50,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def set_learning_rate(optimizer: AdamW, rate: float) -> None:
-    """Writes the step's learning rate into every group."""
+    """Writes the step's learning rate into every group, times the group's "lr_scale" if it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 class Scheduled(NamedTuple):

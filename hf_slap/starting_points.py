@@ -3,10 +3,12 @@
 What was loaded, left out or newly set is a table of `PartRow`s, printed and saved with the run.
 """
 
+import copy
+import dataclasses
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from .optimization import parameter_groups
 
 QUANTIZATIONS = ("8bit", "4bit")
 TOWERS = ("audio_model", "text_model")
+START_FILE = "start.json"
 # Not quantised: small, and read by hand or trained as a whole.
 _KEPT_PRECISE = ("patch_embedding", "audio_projection", "text_projection", "text_pooler", "pooler", "lm_head", "classifier")  # fmt: skip # noqa: E501
 
@@ -95,7 +98,7 @@ def quantizer(kind: str) -> BitsAndBytesConfig:
     if not is_bitsandbytes_available():
         raise ImportError(
             f"quantization={kind} needs the package bitsandbytes and a device that it serves: "
-            "`pip install bitsandbytes`, or set quantization=null"
+            'pip install "hf_slap[quantize]", or set quantization=null'
         )
     precise = list(_KEPT_PRECISE)
     if kind == "8bit":
@@ -134,6 +137,112 @@ def _take_audio_tower(model: PreTrainedModel, audio_tower: str) -> None:
     base.audio_model = tower
 
 
+# ------------------------------------------------------------------------------------------- start of a pretraining
+def model_keywords(given: dict, start_from: str | None = None, audio_from: str | None = None) -> dict:
+    """Keywords of `SlapConfig`: those of the folders that weights come from, and over them the given ones.
+
+    Args:
+        given: keywords of `SlapConfig`; it is not changed.
+        start_from, audio_from: as in `take_start`; only their configurations are read.
+    """
+    base = {}
+    if start_from is not None:
+        fields = {field.name for field in dataclasses.fields(SlapConfig)}
+        saved = SlapConfig.from_pretrained(start_from).to_dict()
+        base = {name: value for name, value in saved.items() if name in fields and not name.startswith("_")}
+    if audio_from is not None:
+        config = AutoConfig.from_pretrained(audio_from)
+        base["audio_config"] = getattr(config, "audio_config", config).to_dict()
+    keywords = {**base, **copy.deepcopy(given)}
+    for name in base.keys() & given.keys():
+        if isinstance(base[name], dict) and isinstance(given[name], dict):
+            keywords[name] = {**base[name], **given[name]}
+    return keywords
+
+
+def take_start(
+    model: PreTrainedModel, start_from: str | None = None, audio_from: str | None = None, text_from: str | None = None
+) -> list[PartRow]:
+    """Copies weights into a new model, by name.
+
+    Args:
+        model: with a `SlapModel` in it or one itself, or another class around an audio encoder, not wrapped.
+        start_from: SLAP folder or Hub id: every tensor that the model has too.
+        audio_from: SLAP model, supervised classifier or audio encoder: its audio encoder, all of it.
+        text_from: what the text tower was loaded from by `from_audio_text_pretrained`; it is only reported.
+    Returns:
+        the rows of the report.
+    Raises:
+        ValueError: a tensor of another shape, or an audio encoder that has not the same tensors.
+        FileNotFoundError: no safetensors there.
+    """
+    origins, known = {"": ("", {})}, []
+    if start_from is not None:
+        origins[""] = (start_from, take_weights(model, start_from))
+    if audio_from is not None:
+        origins["audio_model."] = (audio_from, take_weights(model, audio_from, "audio_model."))
+    if text_from is not None:
+        tower = next(module for name, module in model.named_modules() if name.split(".")[-1] == "text_model")
+        known = [PartRow("text_model", "loaded", text_from, sum(p.numel() for p in tower.parameters()))]
+    return weight_report(model, origins, known)
+
+
+@torch.no_grad()
+def take_weights(model: nn.Module, source: str, part: str = "") -> dict[str, tuple[int, ...]]:
+    """Copies the tensors of a folder or Hub id into a model: all that the model has too, or the whole of one part.
+
+    Args:
+        model: not wrapped. Names count without a leading "slap.".
+        source: folder or Hub id.
+        part: such as "audio_model."; the source may also be that part alone.
+    Returns:
+        {name in the source: shape}, without the part.
+    Raises:
+        ValueError: see `take_start`.
+    """
+    shapes = checkpoint_shapes(source)
+    if part and any(name.startswith(part) for name in shapes):
+        shapes = {name.removeprefix(part): shape for name, shape in shapes.items() if name.startswith(part)}
+        prefix = part
+    else:
+        prefix = ""
+    ours = {name.removeprefix("slap."): tensor for name, tensor in model.state_dict().items()}
+    ours = {name.removeprefix(part): tensor for name, tensor in ours.items() if name.startswith(part)}
+    problems = [
+        f"{part}{name} is {shapes[name]} there and {tuple(tensor.shape)} in this model"
+        for name, tensor in ours.items()
+        if name in shapes and shapes[name] != tuple(tensor.shape)
+    ]
+    if part:
+        problems += [f"{part}{name} is missing there" for name in ours if name not in shapes]
+        problems += [f"{part}{name} is unknown to this model" for name in shapes if name not in ours]
+    if problems:
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{source} does not fit the model: {'; '.join(problems[:5])}{more}. Leave sizes out of `model`: they are "
+            "taken from there; and use the tokenizer of that folder"
+        )
+    for file, name, key in _saved_tensors(source):
+        if name.startswith(prefix) and name.removeprefix(prefix) in ours:
+            ours[name.removeprefix(prefix)].copy_(file.get_tensor(key))
+    return shapes
+
+
+def tell_start(run_folder: Path, model: PreTrainedModel, report: Sequence[PartRow], frozen: Sequence[str]) -> None:
+    """Prints the report and writes it, with the model's configuration, as `start.json` of the run."""
+    print("\n".join(report_lines(report, model)))
+    trained, total = trainable_share(model)
+    told = {"parts": [row._asdict() for row in report], "frozen": list(frozen), "trained": trained, "total": total}
+    run_folder.mkdir(parents=True, exist_ok=True)
+    (run_folder / START_FILE).write_text(json.dumps({**told, "config": model.config.to_dict()}, indent=1) + "\n")
+
+
+def resumed_model(model_class: type[PreTrainedModel], run_folder: Path) -> PreTrainedModel:
+    """A model of the configuration that `tell_start` wrote, for a checkpoint to fill: the start is not read again."""
+    config = json.loads((run_folder / START_FILE).read_text())["config"]
+    return model_class(SlapConfig.from_dict(config)).train()
+
+
 # ------------------------------------------------------------------------------------------------------ report
 def checkpoint_shapes(source: str) -> dict[str, tuple[int, ...]]:
     """The tensors of a folder or Hub id, from the headers of its safetensors files; a leading "slap." is dropped.
@@ -141,17 +250,20 @@ def checkpoint_shapes(source: str) -> dict[str, tuple[int, ...]]:
     Raises:
         FileNotFoundError: no safetensors there.
     """
+    return {name: tuple(file.get_slice(key).get_shape()) for file, name, key in _saved_tensors(source)}
+
+
+def _saved_tensors(source: str) -> Iterator[tuple[Any, str, str]]:
+    """(open file, name without a leading "slap.", name in the file) of every tensor of a folder or Hub id."""
     index = cached_file(source, "model.safetensors.index.json", _raise_exceptions_for_missing_entries=False)
     names = ["model.safetensors"] if index is None else set(json.loads(Path(index).read_text())["weight_map"].values())
-    shapes = {}
     for name in sorted(names):
         path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if path is None:
             raise FileNotFoundError(f"{source} holds no {name}; a SLAP folder keeps its weights as safetensors")
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (it is no dict)
-                shapes[key.removeprefix("slap.")] = tuple(file.get_slice(key).get_shape())
-    return shapes
+                yield file, key.removeprefix("slap."), key
 
 
 def weight_report(

@@ -14,15 +14,17 @@ from pathlib import Path
 
 import yaml
 
-from .data import ClipSettings
+from .data import SOURCE_WEIGHTS, ClipSettings
 from .objectives import CENTERINGS, MASK_KINDS
 
-# Of `ClipSettings`: follow from `seed` and from the model.
-_DERIVED_CLIP_SETTINGS = ("seed", "max_seconds", "patch_frames", "patch_bins")
-# Fields that may change when a run is resumed: they say what is watched and written, not what is computed.
+# Of `ClipSettings`: follow from fields of `TrainConfig` and from the model.
+_DERIVED_CLIP_SETTINGS = ("seed", "parallel_caption_share", "max_seconds", "patch_frames", "patch_bins")
+# Fields that may change when a run is resumed: they say what is watched and written, when to give up, and how a step is
+# spread (as the number of processes does), not what is computed.
 _FREE_TO_CHANGE = (
     "run_folder", "stop_step", "workers", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-    "tracker", "validation_data", "validation_split", "zero_shot_prompt",
+    "tracker", "validation_data", "validation_split", "zero_shot_prompt", "accumulation_steps", "max_skipped_steps",
+    "max_skipped_share",
 )  # fmt: skip
 
 
@@ -33,15 +35,24 @@ class TrainConfig:
     "P": stated in the paper; "A": not stated, chosen as its precedent does.
 
     Args:
-        train_data: corpus to learn from: parquet file(s), folder or Hub id, see `data.load_corpus`.
+        train_data: corpus to learn from: parquet file(s), folder or Hub id, or a list of corpora, see
+            `data.load_corpus`.
         train_split: which split of it; needed where there are several.
+        data_fraction: part of each source to learn from, for scaling studies; parts are nested (`data.take_fraction`).
+        source_weights: how much is heard of each source: "clips", "hours" or {source: weight} (`data.clip_times`).
+        balance_labels: inside a source, hear every label equally often.
         validation_data: held-out corpus for validation by retrieval; None: no validation.
         validation_split: as `train_split`.
         run_folder: where checkpoints, metrics, pictures and the exported model go.
+        start_from: SLAP folder or Hub id whose weights and configuration the run begins with; then `tokenizer` is
+            its own and `text_model` null unless said. None: from scratch, or tower by tower.
+        audio_from: folder or Hub id whose audio encoder, with its configuration, the audio tower starts from: of a
+            SLAP model, a supervised classifier, or the encoder alone. None: `model.audio_config`, from scratch.
         text_model: Hub id or folder the text tower starts from; None: `model.text_config`, from scratch.
         tokenizer: Hub id or folder; "captions" trains a small one on the training captions.
         max_caption_tokens: longer captions are cut.
-        model: keywords of `SlapConfig`.
+        model: keywords of `SlapConfig`; sizes of parts that are loaded come from where they are loaded from.
+        frozen: regular expressions; parameters in whose name one is found stay as they are.
         clips: keywords of `data.ClipSettings`.
         mask_kind: shape of the student's masks, "random" or "block".
         contrastive_weight, masked_weight, caption_weight: parts of the loss; 0 leaves a part out.
@@ -53,13 +64,24 @@ class TrainConfig:
         teacher_momentum_start, teacher_momentum_end: of the EMA teacher, cosine.
         freeze_prototypes_steps: steps in which the prototypes stay where they are.
         label_smoothing: of the caption loss.
+        parallel_caption_share: share of the captions that the decoder learns to write at once, from the sound alone,
+            and not token by token (CaptionStew, CapPa: 0.75); above 0 the decoder has an embedding for it.
         batch_seconds: seconds of audio in one optimizer step, over all processes.
+        accumulation_steps: micro-batches that each process cuts its part of a step into: less memory, the same loss
+            with all its negatives, about a third more compute (`gradient_cache`).
         max_batch_clips: no more clips than this in one step; None: no limit.
         total_steps: optimizer steps of the whole run; all schedules refer to it.
         stop_step: leave after this step with a checkpoint, as if interrupted; None: at `total_steps`.
         peak_learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine.
+        layer_decay: learning rate of a tower's layer relative to the one above it, see
+            `starting_points.layer_scales`; 1: all learn alike.
         beta1, beta2, epsilon, weight_decay: of AdamW; decay on matrices only (`optimization.NO_DECAY`).
         gradient_clip: largest norm of the gradient of a step.
+        max_skipped_steps: a step whose loss or gradient is not finite is skipped; so many in a row stop the run. Chosen
+            because where one batch in ten is bad, ten in a row still come once in 10^10 steps: they mean that the
+            weights are lost.
+        max_skipped_share: so large a share of the steps stops it too, once there are more than `max_skipped_steps` of
+            them. Chosen because more would silently be another corpus.
         precision: "auto" is bfloat16 where the device computes it well, else float32; or "bf16", "float32".
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a quarter
             slower.
@@ -76,14 +98,20 @@ class TrainConfig:
 
     train_data: str | list[str] = ""
     train_split: str | None = None
+    data_fraction: float = 1.0
+    source_weights: str | dict = "clips"  # A: CaptionStew's framework weighs by hours
+    balance_labels: bool = False
     validation_data: str | list[str] | None = None
     validation_split: str | None = None
     run_folder: str = "runs/slap"
 
+    start_from: str | None = None  # P: from scratch
+    audio_from: str | None = None  # P: from scratch
     text_model: str | None = "answerdotai/ModernBERT-base"  # P
     tokenizer: str = "answerdotai/ModernBERT-base"  # A
     max_caption_tokens: int = 128  # A
     model: dict = dataclasses.field(default_factory=dict)
+    frozen: list[str] = dataclasses.field(default_factory=list)
     clips: dict = dataclasses.field(default_factory=dict)
 
     mask_kind: str = "random"  # P
@@ -100,19 +128,24 @@ class TrainConfig:
     teacher_momentum_end: float = 1.0  # P
     freeze_prototypes_steps: int = 1000  # A: DINO's first epoch, here 1 % of the steps
     label_smoothing: float = 0.0  # A: CapPa
+    parallel_caption_share: float = 0.0  # P: causal
 
     batch_seconds: float = 20_480.0  # P: 2,048 clips; A: of 10 s on average
+    accumulation_steps: int = 1
     max_batch_clips: int | None = None
     total_steps: int = 106_445  # P: 2 epochs of 109 M clips
     stop_step: int | None = None
     peak_learning_rate: float = 1e-4  # P
     min_learning_rate: float = 1e-6  # A: WavLink, DINOv3
     warmup_steps: int = 2000  # P
+    layer_decay: float = 1.0  # A
     beta1: float = 0.9  # A
     beta2: float = 0.98  # A: CLIP
     epsilon: float = 1e-6  # A: for bfloat16
     weight_decay: float = 0.05  # A: M2D-CLAP
     gradient_clip: float = 1.0  # A
+    max_skipped_steps: int = 10
+    max_skipped_share: float = 0.01
     precision: str = "auto"  # A: bfloat16
     gradient_checkpointing: bool = False
     compile_layers: bool = False
@@ -140,10 +173,17 @@ class TrainConfig:
         for name in (
             "batch_seconds", "total_steps", "peak_learning_rate", "student_temperature", "teacher_temperature_start",
             "teacher_temperature_end", "gradient_clip", "log_every", "validate_every", "checkpoint_every",
-            "keep_checkpoints", "max_caption_tokens",
+            "keep_checkpoints", "max_caption_tokens", "data_fraction", "accumulation_steps", "max_skipped_steps",
         ):  # fmt: skip
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be positive")
+        if not self.data_fraction <= 1 or (
+            isinstance(self.source_weights, str) and self.source_weights not in SOURCE_WEIGHTS
+        ):
+            raise ValueError(
+                f"data_fraction={self.data_fraction}, source_weights={self.source_weights!r}: data_fraction must be at "
+                f"most 1 and source_weights one of {list(SOURCE_WEIGHTS)} or {{source: weight}}"
+            )
         for name, weight in self.loss_weights.items():
             if weight < 0:
                 raise ValueError(f"{name}_weight is {weight}; it must not be negative")
@@ -153,7 +193,10 @@ class TrainConfig:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; it must be less than total_steps, {self.total_steps}"
             )
-        for name in ("teacher_momentum_start", "teacher_momentum_end", "teacher_temperature_warmup", "label_smoothing"):
+        for name in (
+            "teacher_momentum_start", "teacher_momentum_end", "teacher_temperature_warmup", "label_smoothing",
+            "parallel_caption_share", "max_skipped_share",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
         if self.workers < 0 or (self.stop_step or 1) < 1 or (self.max_batch_clips or 2) < 2:
@@ -166,6 +209,13 @@ class TrainConfig:
                 f"min_learning_rate={self.min_learning_rate} must lie between 0 and peak_learning_rate="
                 f"{self.peak_learning_rate}"
             )
+        if self.start_from and (self.text_model is not None or self.tokenizer != self.start_from):
+            raise ValueError(
+                f"start_from={self.start_from} brings its text tower and its tokenizer: text_model must be null and "
+                f"tokenizer {self.start_from}. To take some towers only, use audio_from and text_model in its place"
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; it must lie above 0 and not above 1")
         if "{label}" not in self.zero_shot_prompt:
             raise ValueError(f"zero_shot_prompt is {self.zero_shot_prompt!r}; it must contain {{label}}")
 
@@ -174,12 +224,15 @@ class TrainConfig:
         """Reads a YAML file and applies `key=value` overrides; dots reach into `model` and `clips`.
 
         Args:
-            path: of the file; None: the defaults.
+            path: of the file, which may name another as `base` that it differs from; None: the defaults.
             overrides: such as "total_steps=20" or "model.audio_config.hidden_size=192"; values are YAML.
         Raises:
             ValueError: as the class, and for a file or override that cannot be read.
         """
-        config = cls(**read_values(cls, path, overrides))
+        values = read_values(cls, path, overrides)
+        if values.get("start_from"):
+            values = {"text_model": None, "tokenizer": values["start_from"], **values}
+        config = cls(**values)
         if not config.train_data:
             raise ValueError("train_data is not set: parquet file(s), a folder or a Hub id of captioned audio")
         return config
@@ -195,26 +248,57 @@ class TrainConfig:
 
     def settings(self) -> dict:
         """What must stay the same when the run is resumed: all that shapes the result."""
-        settings = {name: v for name, v in dataclasses.asdict(self).items() if name not in _FREE_TO_CHANGE}
-        del settings["clips"]["cache_mb"]
-        return settings
+        return lasting_settings(self, _FREE_TO_CHANGE)
 
     def to_yaml(self) -> str:
         """The resolved configuration, which `load` reads back to the same."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False, allow_unicode=True)
 
 
+def lasting_settings(config: typing.Any, free: Sequence[str]) -> dict:
+    """The fields of a configuration less those that are free to change when a run is resumed."""
+    settings = {name: value for name, value in dataclasses.asdict(config).items() if name not in free}
+    del settings["clips"]["cache_mb"]
+    return settings
+
+
 def read_values(kind: type, path: str | Path | None, overrides: Sequence[str]) -> dict:
     """The fields of a configuration class that a YAML file and `key=value` overrides set; unknown keys are refused."""
-    values = {}
-    if path is not None:
-        values = yaml.safe_load(Path(path).read_text()) or {}
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
+    values = {} if path is None else read_file(Path(path))
     for override in overrides:
         apply_override(values, override)
     refuse_unknown(values, [field.name for field in dataclasses.fields(kind)], "")
     return values
+
+
+def read_file(path: Path, above: Sequence[Path] = ()) -> dict:
+    """The keys of a YAML file over those of the file that it names as `base`, if it does; sections are joined.
+
+    Args:
+        path: of the file; a relative `base` starts from its folder.
+        above: the files whose base this is.
+    Raises:
+        ValueError: a file without keys, or one that is its own base.
+    """
+    values = yaml.safe_load(path.read_text()) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    chain = [*above, path.resolve()]
+    if (path.parent / base).resolve() in chain:
+        raise ValueError(f"{path} has base {base}, which is built upon {path} itself")
+    return joined(read_file(path.parent / base, chain), values)
+
+
+def joined(below: Mapping, above: Mapping) -> dict:
+    """Both, the second where they differ; sections that both have are joined too."""
+    both = {**below, **above}
+    for name in below.keys() & above.keys():
+        if isinstance(below[name], Mapping) and isinstance(above[name], Mapping):
+            both[name] = joined(below[name], above[name])
+    return both
 
 
 def apply_override(values: dict, override: str) -> None:

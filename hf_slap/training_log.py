@@ -1,10 +1,9 @@
-"""What a run tells while it goes on and when it is over: progress, metrics.jsonl, trackers, a picture, a
-table."""
+"""What a run tells while it goes on and when it is over: progress, metrics.jsonl, trackers, a table."""
 
 import json
-import math
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,19 +11,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from .files import write_whole
+from .skipped_steps import SKIPPED_FILE, read_skipped
+
 METRICS_FILE = "metrics.jsonl"
+CLIPS_FILE = "skipped_clips.jsonl"
 PICTURE_FILE = "losses.png"
-_PARTS = ("contrastive", "masked", "caption")
-_TITLES = {
-    "contrastive": ("contrastive loss, nats", "#3366aa"),
-    "masked": ("masked prediction, nats per patch", "#aa5533"),
-    "caption": ("captioning, nats per token", "#338855"),
+TRACKER_FILE = "tracker_run.txt"
+SPEED = ("audio_seconds_per_second", "clips_per_second", "utilisation", "waiting_share", "memory_gb")  # by the clock
+LOSSES = ("contrastive", "masked", "caption")
+_GROUPS = {
+    "loss": ("total", *LOSSES, "masked_gain", "constant_prediction"),
+    "embeddings": ("audio_rank", "text_rank", "modality_gap", "logit_scale", "logit_bias"),
+    "prototypes": (
+        "target_entropy", "prototype_entropy", "target_information", "prototypes_used", "patch_rank",
+    ),
+    "batch": ("clips", "skipped_steps", "false_negatives", "false_negative_share", "padding_share"),
+    "optimizer": ("gradient_norm", "learning_rate", "teacher_momentum", "teacher_temperature"),
+    "speed": SPEED,
+}  # fmt: skip
+# Of the summary: more than the losses.
+_TOLD = {
+    "masked_gain": "masked prediction better than a constant guess by, nats",
+    "audio_rank": "effective rank of clips",
+    "text_rank": "effective rank of captions",
+    "modality_gap": "modality gap",
+    "logit_scale": "logit scale",
+    "gradient_norm": "gradient norm",
+    "prototypes_used": "prototypes used, share",
+    "false_negative_share": "pairs left out as false negatives, share",
 }
-_HELD_OUT = {
-    "text to audio recall@10": "clips found by caption, first 10",
-    "audio to text recall@10": "captions found by clip, first 10",
-    "zero-shot accuracy": "classified by label",
+_PACE = {
+    "audio_seconds_per_second": "{:.0f} seconds of audio per second",
+    "utilisation": "{:.0%} of the device's matmul rate",
+    "waiting_share": "{:.0%} of the time waiting for data",
+    "memory_gb": "{:.1f} GB of memory",
 }
+_GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
 class TrainingLog:
@@ -37,7 +60,9 @@ class TrainingLog:
         total_steps: of the run.
         first_step: steps done before; lines of `metrics.jsonl` beyond it are cut off, because the resumed run
             writes them again.
-        track: where else the numbers go, (values, step), such as `Accelerator.log`.
+        track: where else the numbers go, (values, step), such as `Accelerator.log`; their names are grouped.
+        watch: judges every line of training numbers, such as `collapse.CollapseWatch`; what it says is printed, and
+            becomes a line of kind "warning" with "sign", "message" and "advice".
         active: False on all processes but the first, where nothing is printed or written.
     """
 
@@ -48,16 +73,20 @@ class TrainingLog:
         first_step: int = 0,
         track: Callable[[dict, int], None] | None = None,
         active: bool = True,
+        watch: Callable[[Mapping], list[dict]] | None = None,
     ):
         self.folder = Path(folder)
         self.total_steps, self.first_step = total_steps, first_step
-        self.track, self.active = track, active
+        self.track, self.active, self.watch = track, active, watch
         self._progress = self._file = None
         if not active:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         self.console = Console(soft_wrap=True)
         rows = [row for row in read_metrics(self.folder) if row["step"] <= first_step]
+        for row in rows if watch else []:
+            if row["kind"] == "train":
+                watch(row)  # what it says is among the rows
         beside = self.folder / f".{METRICS_FILE}"
         beside.write_text("".join(json.dumps(row) + "\n" for row in rows))
         os.replace(beside, self.folder / METRICS_FILE)
@@ -100,9 +129,10 @@ class TrainingLog:
         now = time.monotonic()
         speed = (self._heard - self._heard_before) / max(now - self._asked, 1e-9)
         self._asked, self._heard_before = now, self._heard
-        values = {**values, "audio_seconds_per_second": speed}
+        values = {"audio_seconds_per_second": speed, **values}
+        speed = values["audio_seconds_per_second"]
         self._write("train", step, values)
-        numbers = "  ".join(f"{name} {values[name]:.3f}" for name in ("total", *_PARTS) if name in values)
+        numbers = "  ".join(f"{name} {values[name]:.3f}" for name in ("total", *LOSSES) if name in values)
         numbers += f"  {speed:.0f} s of audio/s"
         if self._progress is not None:
             self._progress.update(self._task, completed=step, numbers=numbers)
@@ -110,6 +140,9 @@ class TrainingLog:
             steps = max(step - self.first_step, 1)
             left = (now - self._started) / steps * (self.total_steps - step)
             self.console.print(f"step {step}/{self.total_steps}  {numbers}  {_clock(left)} left", highlight=False)
+        for event in self.watch({"step": step, **values}) if self.watch else []:
+            self._write("warning", step, event)
+            _print_warning(self.console, {"step": step, **event})
 
     def validation(self, step: int, values: Mapping[str, float]) -> None:
         """A line of validation numbers after `step` steps."""
@@ -122,12 +155,44 @@ class TrainingLog:
     def _write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         self._file.flush()
-        if self.track is not None:
-            self.track({f"{kind}/{name}": value for name, value in values.items()}, step)
+        if self.track is not None and kind != "warning":
+            self.track({tracked_name(kind, name): value for name, value in values.items()}, step)
+
+
+def tracker_settings(tracker: str, folder: Path, first_step: int) -> dict[str, dict]:
+    """What makes a tracker go on with the run that it began; `init_kwargs` of `Accelerator.init_trackers`.
+
+    Trackers that keep runs by name get one that is made once and kept in the run's folder (`tracker_run.txt`).
+
+    Args:
+        tracker: "tensorboard" (steps beyond `first_step` are overwritten), "wandb", "swanlab", "trackio"; others start
+            a new run.
+        folder: of the run.
+        first_step: steps done before.
+    """
+    if tracker == "tensorboard":
+        return {tracker: {"purge_step": first_step + 1}}
+    if tracker not in ("wandb", "swanlab", "trackio"):
+        return {}
+    path = folder / TRACKER_FILE
+    if not path.exists():
+        write_whole(path, lambda file: file.write(uuid.uuid4().hex[:12].encode()))
+    name = path.read_text()
+    return {tracker: {"name" if tracker == "trackio" else "id": name, "resume": "allow"}}
+
+
+def tracked_name(kind: str, name: str) -> str:
+    """A name under which trackers put together what belongs together: "loss/total", "masked by source/radio", ..."""
+    if kind != "train":
+        return f"{kind}/{name}"
+    if "/" in name:
+        part, by, bin_name = name.split("/", 2)
+        return f"{part} by {by}/{bin_name}"
+    return f"{_GROUP_OF.get(name, 'train')}/{name}"
 
 
 def read_metrics(folder: str | Path) -> list[dict]:
-    """The rows of a run's metrics.jsonl, {"kind": "train" | "validation", "step", ...}, less a torn last one."""
+    """The rows of metrics.jsonl, {"kind": "train" | "validation" | "warning", "step", ...}, less a torn last one."""
     path, rows = Path(folder) / METRICS_FILE, []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -137,73 +202,10 @@ def read_metrics(folder: str | Path) -> list[dict]:
     return rows
 
 
-def draw_losses(folder: str | Path, levels: Mapping[str, float] | None = None) -> Path:
-    """Draws what metrics.jsonl holds: one panel per loss part, one for the held-out scores.
-
-    Args:
-        folder: of the run; the picture is written there.
-        levels: of "contrastive", "masked", "caption": what knowing nothing costs, drawn as a dashed line.
-    Returns:
-        the path of the picture.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # without pyplot: no global state, no display
-    from matplotlib.ticker import MaxNLocator
-
-    rows = read_metrics(folder)
-    train = [row for row in rows if row["kind"] == "train"]
-    held_out = [row for row in rows if row["kind"] == "validation"]
-    parts = [name for name in _PARTS if any(name in row for row in train)]
-    panels = max(len(parts) + bool(held_out), 1)
-    columns = 2 if panels in (2, 4) else panels
-    lines = math.ceil(panels / columns)
-    figure = Figure(figsize=(4.8 * columns, 3.3 * lines), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(lines, columns, squeeze=False).flatten()
-    for axis, name in zip(axes, parts, strict=False):
-        title, colour = _TITLES[name]
-        steps = [row["step"] for row in train if name in row]
-        values = [row[name] for row in train if name in row]
-        axis.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axis.plot(steps, _smooth(values), color=colour, linewidth=2)
-        if levels and name in levels:
-            _dashed(axis, levels[name], "knowing nothing")
-        axis.margins(y=0.12)
-        axis.set_title(title, loc="left", fontsize=10)
-    if held_out:
-        for (name, title), colour in zip(_HELD_OUT.items(), ("#3366aa", "#aa5533", "#338855"), strict=True):
-            points = [(row["step"], row[name]) for row in held_out if name in row]
-            if points:
-                axes[-1].plot(*zip(*points, strict=True), "o-", markersize=3, color=colour, label=title)
-        if "chance" in held_out[-1]:
-            _dashed(axes[-1], held_out[-1]["chance"], "classification by chance")
-        axes[-1].set_ylim(0, 1)
-        axes[-1].set_title("held-out clips", loc="left", fontsize=10)
-        if axes[-1].lines:
-            axes[-1].legend(frameon=False, fontsize=8, loc="upper left")
-    for axis in axes:
-        axis.set_xlabel("step", fontsize=9)
-        axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.25, linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-    path = Path(folder) / PICTURE_FILE
-    figure.savefig(path, dpi=130)
-    return path
-
-
-def _dashed(axis, level: float, text: str) -> None:
-    axis.axhline(level, color="0.5", linestyle="--", linewidth=0.9)
-    axis.annotate(
-        text, (1, level), xycoords=("axes fraction", "data"), xytext=(-4, 3), textcoords="offset points",
-        ha="right", color="0.4", fontsize=8,
-    )  # fmt: skip
-
-
 def note_skipped(skipped: Sequence[tuple[str, str]], run_folder: Path) -> None:
     """Says which clips could not be used, and why, once each; the list is kept beside the metrics."""
     run_folder.mkdir(parents=True, exist_ok=True)
-    path = run_folder / "skipped_clips.jsonl"
+    path = run_folder / CLIPS_FILE
     known = path.read_text() if skipped and path.exists() else ""
     for clip, reason in skipped:
         line = json.dumps({"id": clip, "reason": reason}) + "\n"
@@ -226,7 +228,7 @@ def print_summary(folder: str | Path, seconds: float, console: Console | None = 
         table.add_column(heading, justify="left" if not heading else "right")
     for kind, better in (("train", min), ("validation", max)):
         mine = [row for row in rows if row["kind"] == kind]
-        names = [name for name in _PARTS if mine and name in mine[-1]] if kind == "train" else []
+        names = [name for name in LOSSES if mine and name in mine[-1]] if kind == "train" else []
         if kind == "validation" and mine:
             names = [name for name in mine[-1] if name not in ("kind", "step", "chance")]
         for name in names:
@@ -234,18 +236,31 @@ def print_summary(folder: str | Path, seconds: float, console: Console | None = 
             label = f"{name} loss" if kind == "train" else f"held-out {name}"
             table.add_row(label, f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{better(values):.3f}")
     console = console or Console(soft_wrap=True)
+    train = [row for row in rows if row["kind"] == "train"]
+    for name, label in _TOLD.items():
+        values = [row[name] for row in train if name in row]
+        if values:
+            table.add_row(label, f"{values[0]:.3g}", f"{values[-1]:.3g}", "")
     console.print(table)
-    speeds = [row["audio_seconds_per_second"] for row in rows if row["kind"] == "train"]
-    if speeds:
-        speed = sorted(speeds)[len(speeds) // 2]
-        console.print(f"{_clock(seconds)} in all, {speed:.0f} seconds of audio per second", highlight=False)
+    speed = {name: sorted(row[name] for row in train if name in row) for name in SPEED}
+    middle = {name: values[len(values) // 2] for name, values in speed.items() if values}
+    told = [f"{_clock(seconds)} in all"] + [text.format(middle[name]) for name, text in _PACE.items() if name in middle]
+    console.print(", ".join(told), highlight=False)
+    if skipped := read_skipped(folder):
+        steps = max(skipped[-1]["step"], *(row["step"] for row in rows), 0)
+        console.print(f"{len(skipped)} of {steps} steps were skipped, see {SKIPPED_FILE}", highlight=False)
+    if (broken := Path(folder) / CLIPS_FILE).exists():
+        count = len(broken.read_text().splitlines())
+        console.print(f"{count} clips could not be used, see {CLIPS_FILE}", highlight=False)
+    for row in rows:
+        if row["kind"] == "warning":
+            _print_warning(console, row)
 
 
-def _smooth(values: list[float], share: float = 0.05) -> list[float]:
-    """Running mean over a share of the curve, centred, shorter at the ends."""
-    reach = max(1, round(len(values) * share / 2))
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+def _print_warning(console: Console, row: Mapping) -> None:
+    console.print(
+        f"[bold red]WARNING[/] after step {row['step']}: {row['message']}. Try: {row['advice']}.", highlight=False
+    )
 
 
 def _clock(seconds: float) -> str:

@@ -15,7 +15,7 @@ _EXPORTS = {
     "audio_slap": ["AudioError"],
     "configuration_slap": ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"],
     "feature_extraction_slap": ["SlapFeatureExtractor"],
-    "losses_slap": ["caption_loss", "contrastive_loss"],
+    "losses_slap": ["caption_loss", "contrastive_loss", "sigmoid_contrastive_loss"],
     "modeling_slap": [
         "SlapAudioModel",
         "SlapAudioModelWithProjection",

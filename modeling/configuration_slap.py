@@ -14,6 +14,7 @@ WINDOW_UNITS = ("patch_columns", "tokens", "exact_columns")
 ATTENTION_BACKENDS = ("auto", "eager", "clips", "banded", "padded", "varlen", "flex")
 LONG_AUDIO = ("windows", "whole")
 TEXT_POOLINGS = ("map", "cls", "mean", "last", "pooler")
+CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 
 # Keys that transformers itself writes into, or reads from, a configuration besides its declared fields.
 _KEYS_OF_TRANSFORMERS = {
@@ -137,6 +138,8 @@ class SlapDecoderConfig(_StrictConfig):
         vocab_size: tokens, those of the text tower's tokenizer.
         cross_attention_size: width of the dense audio features; None takes the audio encoder's.
         max_position_embeddings: longest caption in tokens.
+        parallel: also learns to write all tokens of a caption at once, from the sound alone (CapPa): adds the embedding
+            that then stands in for the tokens so far.
     Paper: SLAP, section 2 (8 layers, 8 heads, width 512, causal).
     """
 
@@ -151,6 +154,7 @@ class SlapDecoderConfig(_StrictConfig):
     cross_attention_size: int | None = None
     max_position_embeddings: int = 128  # A; learned positions as in CapPa
     dropout: float = 0.0  # A
+    parallel: bool = False  # A: CaptionStew's arm with mixed captioning has it
     rms_norm_eps: float = 1e-6  # A
     initializer_range: float = 0.02  # A
     tie_word_embeddings: bool = True  # A
@@ -175,8 +179,11 @@ class SlapConfig(_StrictConfig):
         projection_dim: width of the joint space.
         text_pooling: "map" (attention pooling), "cls" (first token), "mean", "last" (last real token, for decoders
             such as GPT-2), "pooler" (the tower's own `pooler_output`).
-        logit_scale_init_value: logarithm of the multiplier of the similarities at the start.
+        contrastive_kind: "softmax" (InfoNCE), or "sigmoid", which adds a learned bias to the similarities.
+        logit_scale_init_value: logarithm of the multiplier of the similarities at the start; None is log(1 / 0.07) for
+            "softmax", log(10) for "sigmoid".
         logit_scale_max: largest multiplier.
+        logit_bias_init_value: the bias of "sigmoid" at the start.
         num_prototypes, prototype_hidden_size, prototype_bottleneck_size: the head of masked prediction.
         bos_token_id, eos_token_id, pad_token_id: of the tokenizer, used by the captioner; the defaults are those of
             ModernBERT ([CLS], [SEP], [PAD]).
@@ -193,8 +200,10 @@ class SlapConfig(_StrictConfig):
     decoder_config: dict | PreTrainedConfig | bool | None = True
     projection_dim: int = 1024  # A: MS-CLAP, WavCaps
     text_pooling: str = "map"  # P
-    logit_scale_init_value: float = math.log(1 / 0.07)  # A: CLIP
+    contrastive_kind: str = "softmax"  # P
+    logit_scale_init_value: float | None = None  # A: CLIP, SigLIP
     logit_scale_max: float = 100.0  # A: CLIP
+    logit_bias_init_value: float = -10.0  # A: SigLIP
     num_prototypes: int = 65_536  # A: DINOv2
     prototype_hidden_size: int = 2048  # A: DINOv2
     prototype_bottleneck_size: int = 256  # A: DINOv2
@@ -216,6 +225,8 @@ class SlapConfig(_StrictConfig):
             self.decoder_config = None
         if self.decoder_config is not None and self.decoder_config.cross_attention_size is None:
             self.decoder_config.cross_attention_size = self.audio_config.hidden_size
+        if self.logit_scale_init_value is None:
+            self.logit_scale_init_value = math.log(10.0 if self.contrastive_kind == "sigmoid" else 1 / 0.07)
         if self.decoder_start_token_id is None:
             self.decoder_start_token_id = self.bos_token_id
         super().__post_init__(**kwargs)
@@ -223,6 +234,10 @@ class SlapConfig(_StrictConfig):
     def validate_pooling(self):
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling={self.text_pooling!r}; accepted are {TEXT_POOLINGS}")
+
+    def validate_contrastive(self):
+        if self.contrastive_kind not in CONTRASTIVE_KINDS:
+            raise ValueError(f"contrastive_kind={self.contrastive_kind!r}; accepted are {CONTRASTIVE_KINDS}")
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         # generate() sizes its cache from this: the caption decoder's, not the text tower's

@@ -37,6 +37,52 @@ def contrastive_loss(
     return (F.cross_entropy(logits, partner) + F.cross_entropy(logits.T, partner)) / 2
 
 
+def sigmoid_contrastive_loss(
+    audio_embeds: Tensor,
+    text_embeds: Tensor,
+    scale: Tensor | float,
+    bias: Tensor | float | None = None,
+    ignore: Tensor | None = None,
+    first: int = 0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy of telling, of every pair by itself, whether it belongs together (SigLIP).
+
+    Labels are +1 for partners and -1 for all other pairs; with 0 in place of -1 wrong pairs would teach nothing.
+
+    Args:
+        audio_embeds: (B, D), unit norm.
+        text_embeds: (C, D), unit norm, C >= B; row first + i belongs to audio row i.
+        scale: (), the multiplier itself, not its logarithm.
+        bias: (), added to every logit; None adds nothing.
+        ignore: (B, C) bool, audio x text; True takes a pair out, such as another clip with the same caption. Partners
+            always stay.
+        first: text row of the first clip's partner.
+        reduction: "mean" over the B clips, or "none".
+    Returns:
+        (), or (B,) for "none"; float32 (float64 for float64 inputs), in nats: the sum over a clip's pairs.
+    Raises:
+        ValueError: the texts do not hold all partners, or `ignore` does not fit.
+    Paper: Zhai et al. 2023 (SigLIP), algorithm 1. An option of ours: SLAP uses `contrastive_loss`.
+    """
+    if audio_embeds.shape[1] != text_embeds.shape[1] or not 0 <= first <= len(text_embeds) - len(audio_embeds):
+        raise ValueError(
+            f"text_embeds {tuple(text_embeds.shape)} must hold the partners of audio_embeds "
+            f"{tuple(audio_embeds.shape)}, from row {first} on; gather the texts of all ranks in the order of ranks"
+        )
+    logits = scale * (at_least_float32(audio_embeds) @ at_least_float32(text_embeds).T)  # (B, C), audio x text
+    if bias is not None:
+        logits = logits + bias
+    partner = torch.arange(len(logits), device=logits.device)[:, None] + first  # (B, 1)
+    is_partner = torch.arange(logits.shape[1], device=logits.device) == partner  # (B, C)
+    cost = F.softplus(torch.where(is_partner, -logits, logits))  # -log sigmoid(label x logit)
+    if ignore is not None:
+        if ignore.shape != logits.shape:
+            raise ValueError(f"ignore {tuple(ignore.shape)} must have one entry per pair, {tuple(logits.shape)}")
+        cost = cost.masked_fill(ignore & ~is_partner, 0.0)
+    return cost.sum(1) if reduction == "none" else cost.sum() / len(logits)
+
+
 def caption_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of the next caption token, averaged over all tokens that count.
 
@@ -67,4 +113,4 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-__all__ = ["caption_loss", "contrastive_loss"]
+__all__ = ["caption_loss", "contrastive_loss", "sigmoid_contrastive_loss"]

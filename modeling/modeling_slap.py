@@ -1,7 +1,8 @@
 """SLAP: audio encoder, text encoder and caption decoder around one joint space (arXiv 2601.12594).
 
 Letters: B clips, F mel frames and M mel bins, T tokens of all clips packed, N tokens of the longest clip,
-D width of a tower, P width of the joint space, L text tokens, V vocabulary, K prototypes, H heads.
+D width of a tower, P width of the joint space, L text tokens, V vocabulary, K prototypes, W width of their bottleneck,
+H heads.
 """
 
 import math
@@ -32,7 +33,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .attention_slap import PackedLayout, packed_attention
 from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
-from .losses_slap import at_least_float32, caption_loss, contrastive_loss
+from .losses_slap import at_least_float32, caption_loss, contrastive_loss, sigmoid_contrastive_loss
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +68,7 @@ class SlapOutput(ModelOutput):
 
     Args:
         loss: (), contrastive loss of the batch, when asked for.
-        logits_per_audio: (clips, texts), scaled cosine similarities.
+        logits_per_audio: (clips, texts), scaled cosine similarities, plus the bias where there is one.
         logits_per_text: (texts, clips), its transpose.
         audio_embeds: (clips, P), unit norm.
         text_embeds: (texts, P), unit norm.
@@ -93,15 +94,19 @@ class SlapPreTrainingOutput(ModelOutput):
     Args:
         audio_embeds, text_embeds: (B, P), unit norm.
         logit_scale: (), multiplier of the similarities, clamped.
+        logit_bias: (), added to them, when `contrastive_kind` is "sigmoid".
         caption_logits: (B, L, V), when labels were given.
-        prototype_scores: (masked tokens, K), cosines to the prototypes, when a patch mask was given.
+        prototype_features: (masked tokens, W), unit norm, when a patch mask was given.
+        prototypes: (K, W), unit norm, when a patch mask was given; the scores are the cosines of the two.
     """
 
     audio_embeds: Tensor | None = None
     text_embeds: Tensor | None = None
     logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
     caption_logits: Tensor | None = None
-    prototype_scores: Tensor | None = None
+    prototype_features: Tensor | None = None
+    prototypes: Tensor | None = None
 
 
 # ------------------------------------------------------------------------------------------------ audio encoder
@@ -273,8 +278,12 @@ class SlapPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=std / module.residual_branches**0.5)
         elif isinstance(module, SlapPrototypeHead):
             init.normal_(module.prototypes, std=1.0)  # directions: only their angle counts
+        elif isinstance(module, SlapCaptionDecoder) and module.mask_embedding is not None:
+            init.normal_(module.mask_embedding, std=std)
         elif isinstance(module, SlapModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
+            if module.logit_bias is not None:
+                init.constant_(module.logit_bias, self.config.logit_bias_init_value)
 
 
 class SlapAudioModel(SlapPreTrainedModel):
@@ -588,6 +597,9 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
         self.audio_projection = nn.Linear(audio.hidden_size, config.projection_dim, bias=False)
         self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor([config.logit_scale_init_value]))  # (1,): FSDP2 refuses scalars
+        self.logit_bias = None
+        if config.contrastive_kind == "sigmoid":
+            self.logit_bias = nn.Parameter(torch.tensor([config.logit_bias_init_value]))
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -604,7 +616,12 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     @property
     def scale(self) -> Tensor:
         """(), multiplier of the similarities, at most `logit_scale_max`; see `clamp_logit_scale`."""
-        return at_least_float32(self.logit_scale).exp().clamp(max=self.config.logit_scale_max).squeeze(0)
+        return at_least_float32(self.logit_scale).squeeze(0).exp().clamp(max=self.config.logit_scale_max)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """(), added to the similarities; None for `contrastive_kind="softmax"`."""
+        return None if self.logit_bias is None else at_least_float32(self.logit_bias).squeeze(0)
 
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
@@ -673,8 +690,15 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
         audio = self.embed_audio(audio_output)  # (clips, P)
         text = text_output.pooler_output  # (texts, P)
         logits_per_audio = self.scale.to(audio.dtype) * audio @ text.T  # (clips, texts)
+        if self.bias is not None:
+            logits_per_audio = logits_per_audio + self.bias.to(audio.dtype)
+        loss = None
+        if return_loss and self.config.contrastive_kind == "sigmoid":
+            loss = sigmoid_contrastive_loss(audio, text, self.scale, self.bias)
+        elif return_loss:
+            loss = contrastive_loss(audio, text, self.scale)
         return SlapOutput(
-            loss=contrastive_loss(audio, text, self.scale) if return_loss else None,
+            loss=loss,
             logits_per_audio=logits_per_audio,
             logits_per_text=logits_per_audio.T,
             audio_embeds=audio,
@@ -806,7 +830,9 @@ class SlapCaptionDecoder(SlapPreTrainedModel):
     """Writes a caption token by token while looking at the dense audio features before pooling.
 
     Paper: SLAP, section 2 (8 layers, 8 heads, width 512, causal, teacher forcing). Learned positions: Not stated; as
-    in CapPa. No biases and pre-RMSNorm: Not stated; as in the audio encoder.
+    in CapPa. Parallel decoding: Tschannen et al. 2023 (CapPa), section 3, and CaptionStew; that a token attends to the
+    places of its own caption only is ours, so that batch mates change nothing. No biases and pre-RMSNorm: Not stated;
+    as in the audio encoder.
     """
 
     config_class = SlapDecoderConfig
@@ -816,6 +842,7 @@ class SlapCaptionDecoder(SlapPreTrainedModel):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.mask_embedding = nn.Parameter(torch.zeros(config.hidden_size)) if config.parallel else None
         self.layers = nn.ModuleList(SlapDecoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.gradient_checkpointing = False
@@ -829,6 +856,7 @@ class SlapCaptionDecoder(SlapPreTrainedModel):
         encoder_attention_mask: Tensor | None,
         past_key_values: Cache | None = None,
         use_cache: bool = False,
+        parallel: Tensor | None = None,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """
         Args:
@@ -836,7 +864,18 @@ class SlapCaptionDecoder(SlapPreTrainedModel):
             attention_mask: (B, L with the cache), 1 at tokens.
             encoder_hidden_states: (B, N, D), dense audio features.
             encoder_attention_mask: (B, N), True at tokens.
+            parallel: (B,) bool, captions to write at once: none of their tokens is seen and none waits for another.
+        Raises:
+            ValueError: too many tokens; `parallel` of a model without it, with a cache, or with flash attention.
         """
+        if parallel is not None:
+            if self.mask_embedding is None:
+                raise ValueError("this decoder writes token by token only; build it with decoder_config.parallel=True")
+            if use_cache or past_key_values is not None or "flash" in self.config._attn_implementation:
+                raise ValueError(
+                    "captions are written at once without a cache and not by flash attention, which has causal masks "
+                    "only; set attn_implementation to sdpa"
+                )
         if use_cache and past_key_values is None:
             past_key_values = EncoderDecoderCache(DynamicCache(config=self.config), DynamicCache(config=self.config))
         done = past_key_values.get_seq_length() if past_key_values is not None else 0
@@ -844,13 +883,18 @@ class SlapCaptionDecoder(SlapPreTrainedModel):
         limit = self.config.max_position_embeddings
         if isinstance(done, int) and done + input_ids.shape[1] > limit:
             raise ValueError(f"captions have at most {limit} tokens, got {done + input_ids.shape[1]}; set max_length")
-        hidden = self.embed_tokens(input_ids) + self.embed_positions(positions)
+        hidden = self.embed_tokens(input_ids)  # (B, L, D)
+        if parallel is not None:
+            hidden = torch.where(parallel[:, None, None], self.mask_embedding.to(hidden.dtype), hidden)
+        hidden = hidden + self.embed_positions(positions)
         sound = encoder_hidden_states.to(hidden.dtype)
         mask = create_causal_mask(
             config=self.config,
             inputs_embeds=hidden,
             attention_mask=attention_mask,
             past_key_values=past_key_values.self_attention_cache if past_key_values is not None else None,
+            # beyond the causal pairs, all pairs of a caption that is written at once
+            or_mask_function=None if parallel is None else lambda caption, head, query, key: parallel[caption],
         )
         sound_mask = create_bidirectional_mask(
             config=self.config,
@@ -974,7 +1018,7 @@ class SlapForAudioCaptioning(SlapPreTrainedModel, GenerationMixin):
 
 
 class SlapPrototypeHead(nn.Module):
-    """Maps a token to its cosines with learned prototypes, for masked prediction.
+    """Maps a token to where it is compared with learned prototypes, for masked prediction.
 
     Paper: SLAP, section 3 (MLP head and prototype scores). Sizes: Not stated; DINOv2's three-layer head.
     """
@@ -991,11 +1035,10 @@ class SlapPrototypeHead(nn.Module):
         )
         self.prototypes = nn.Parameter(torch.zeros(config.num_prototypes, bottleneck))
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(n, D) tokens to (n, K) cosines, which are not rounded to half precision under autocast."""
-        tokens, prototypes = _unit(self.mlp(hidden)), _unit(self.prototypes)
-        with torch.autocast(hidden.device.type, enabled=False):
-            return F.linear(tokens, prototypes)
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, D) tokens to features (n, W), and the prototypes (K, W); both unit norm. Their cosines are the scores:
+        a table too large to keep."""
+        return _unit(self.mlp(hidden)), _unit(self.prototypes)
 
 
 class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
@@ -1033,6 +1076,7 @@ class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        caption_parallel: Tensor | None = None,
         patch_mask: Tensor | None = None,
         shared_masked_pass: bool = False,
     ) -> tuple | SlapPreTrainingOutput:
@@ -1042,6 +1086,7 @@ class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
             input_features, input_features_mask, clip_frames: as for `SlapAudioModel.forward`.
             input_ids, attention_mask: (B, L), a caption of each clip for the contrastive loss; None leaves it out.
             labels: (B, L), a caption of each clip to write, -100 at padding; None leaves captioning out.
+            caption_parallel: (B,) bool, captions to write at once, the others token by token; None writes all so.
             patch_mask: (T,) bool, tokens to predict; None leaves masked prediction out.
             shared_masked_pass: one audio pass, the masked one, for everything.
         Returns:
@@ -1054,24 +1099,30 @@ class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
         if needs_clean and (masked is None or not shared_masked_pass):
             heard = self.slap.audio_model(*sound)
 
-        audio = text = caption_logits = prototype_scores = None
+        audio = text = caption_logits = prototype_features = prototypes = None
         if input_ids is not None:
             audio = self.slap.embed_audio(heard)
             text = self.slap.get_text_features(input_ids, attention_mask).pooler_output
         if labels is not None:
             start, pad = self.config.decoder_start_token_id, self.config.pad_token_id
             tokens = shift_right(labels, start, pad)
-            written = self.decoder(tokens, None, heard.last_hidden_state, heard.attention_mask)
+            # token by token, nothing comes after padding; at once, everything does
+            known = None if caption_parallel is None else labels != -100
+            written = self.decoder(
+                tokens, known, heard.last_hidden_state, heard.attention_mask, parallel=caption_parallel
+            )
             caption_logits = self.lm_head(written.last_hidden_state)
         if masked is not None:
             tokens = masked.last_hidden_state[masked.attention_mask]  # (T, D), packed again
-            prototype_scores = self.prototype_head(tokens[patch_mask])
+            prototype_features, prototypes = self.prototype_head(tokens[patch_mask])
         return SlapPreTrainingOutput(
             audio_embeds=audio,
             text_embeds=text,
             logit_scale=self.slap.scale,
+            logit_bias=self.slap.bias,
             caption_logits=caption_logits,
-            prototype_scores=prototype_scores,
+            prototype_features=prototype_features,
+            prototypes=prototypes,
         )
 
 

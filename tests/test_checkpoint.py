@@ -1,6 +1,11 @@
 """Checkpoints: whole or not there, exact, and refused where they do not fit."""
 
+import errno
+import itertools
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -11,6 +16,8 @@ from torch import nn
 
 from hf_slap.checkpoint import CheckpointError, last_checkpoint, load_checkpoint, save_checkpoint
 from hf_slap.optimization import parameter_groups
+
+from processes import die_at  # isort: skip
 
 SETTINGS = {"seed": 3, "model": {"width": 5}}
 
@@ -164,6 +171,57 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"], "what was half written is gone"
     state = json.loads((last_checkpoint(tmp_path) / "state.json").read_text())
     assert state["step"] == 1
+
+
+def test_killed_at_any_moment_of_writing_there_is_a_whole_checkpoint(tmp_path):
+    run = Run()
+    run.steps(1)
+    whole = tmp_path / "whole"
+    run.save(whole, 1)
+    run.save(whole, 2)
+    run.steps(1)
+    states = []
+    for moment in itertools.count(1):
+        folder = tmp_path / str(moment)
+        shutil.copytree(whole, folder)
+        child = os.fork()
+        if not child:
+            die_at(folder, moment)
+            run.save(folder, 3, keep=1)  # also deletes steps 1 and 2
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        states.append(run_of(last_checkpoint(folder)))
+        if status == 0:
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        run.save(folder, 3, keep=1)
+        assert [path.name for path in folder.iterdir()] == ["step-00000003"], f"moment {moment} left something for good"
+    assert len(states) > 20 and states == sorted(states) and states[0] == 2 and states[-1] == 3
+
+
+def run_of(path):
+    """The step of a checkpoint that loads without complaint."""
+    return Run(seed=7).load(path)["step"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_whatever_the_disk_says_the_last_checkpoint_stays_and_the_message_says_why(tmp_path, monkeypatch, number):
+    run = Run()
+    good = run.save(tmp_path, 1)
+    before = {file.name: file.read_bytes() for file in good.iterdir()}
+    for place in ("hf_slap.checkpoint.save_file", "hf_slap.checkpoint.os.replace", "hf_slap.checkpoint.os.fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, lambda *arguments, **keywords: raise_(OSError(number, os.strerror(number))))
+            with pytest.raises(
+                CheckpointError, match=f"{os.strerror(number)}.*The last good checkpoint is .*step-00000001"
+            ):
+                run.save(tmp_path, 2, keep=1)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert {file.name: file.read_bytes() for file in good.iterdir()} == before
+
+
+def raise_(error):
+    raise error
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):

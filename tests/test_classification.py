@@ -7,7 +7,18 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_slap.classification import classification_loss, fit_linear, label_targets, mixup, read_labels
+from hf_slap.classification import (
+    LabelledClips,
+    MixedRef,
+    classification_loss,
+    draw_pairs,
+    fit_linear,
+    label_targets,
+    mixup,
+    pack_clips,
+    read_labels,
+)
+from hf_slap.data import ClipRef, SkippedClip, TrainingClip
 
 
 def test_labels_come_as_lists_or_with_a_separator():
@@ -22,17 +33,51 @@ def test_targets_mark_each_label():
         label_targets([["z"]], ["a"], "x")
 
 
-def test_mixup_keeps_at_least_half_of_the_clip_and_mixes_targets_alike():
-    features = [np.full((5, 2), 1.0, np.float32), np.full((3, 2), 2.0, np.float32), np.full((7, 2), 4.0, np.float32)]
-    targets = list(np.eye(3, dtype=np.float32))
-    mixed, soft = mixup(features, targets, 0.4, np.random.default_rng(1))
-    assert [x.shape for x in mixed] == [(5, 2), (3, 2), (7, 2)]
-    for own, (x, y) in enumerate(zip(mixed, soft, strict=True)):
-        assert y[own] >= 0.5 and y.sum() == pytest.approx(1.0)
-        np.testing.assert_allclose(x, y @ np.array([1.0, 2.0, 4.0]), rtol=1e-6)
-    again = mixup(features, targets, 0.4, np.random.default_rng(1))
-    assert all(np.array_equal(one, other) for one, other in zip(mixed, again[0], strict=True))
-    assert mixup(features, targets, 0.0, np.random.default_rng(1))[0][1] is features[1]
+def test_pairs_are_of_the_batch_and_a_clip_keeps_at_least_half():
+    batch = [ClipRef(2, 5 + place, row) for place, row in enumerate((3, 1, 4, 15, 9))]
+    pairs = draw_pairs(batch, 0.4, seed=1)
+    assert [pair.clip for pair in pairs] == batch and sorted(pair.over for pair in pairs) == sorted(batch)
+    assert all(0.5 <= pair.share <= 1 for pair in pairs) and len({pair.share for pair in pairs}) == 5
+    assert pairs == draw_pairs(batch, 0.4, seed=1) != draw_pairs(batch, 0.4, seed=2)
+    assert draw_pairs(batch, 0.0, seed=1) == [MixedRef(ref) for ref in batch]
+
+
+def test_mixup_repeats_or_cuts_the_other_clip():
+    one, other = np.zeros((5, 1), np.float32), np.float32([[1], [2], [3]])
+    assert mixup(one, other, 0.5).ravel().tolist() == [0.5, 1.0, 1.5, 0.5, 1.0]
+    assert mixup(other, one, 0.75).ravel().tolist() == [0.75, 1.5, 2.25]
+
+
+class ThreeClips:
+    """As `PretrainDataset`: clip 2 cannot be heard, and over clip 1 the waveform of clip 0 was laid."""
+
+    def __getitem__(self, ref):
+        self.asked.append(ref)
+        if ref.index == 2:
+            return SkippedClip("broken", "noise")
+        features = np.full((3 + ref.index, 2), 1.0 + ref.index, np.float32)
+        laid_over = 0 if ref.index == 1 else None
+        return TrainingClip(str(ref.index), "", features, features, np.zeros(0, bool), 0, 1.0, laid_over=laid_over)
+
+
+def test_features_and_targets_are_mixed_alike_and_each_clip_is_read_once():
+    clips = ThreeClips()
+    clips.asked = []
+    refs = [ClipRef(0, row, row) for row in range(3)]
+    batch = [MixedRef(refs[0], refs[1], 0.75), MixedRef(refs[1], refs[2], 0.75), MixedRef(refs[2], refs[0], 0.75)]
+    targets = np.eye(3, dtype=np.float32)
+    first, second, broken = LabelledClips(clips, targets, multi_label=True).__getitems__(batch)
+    assert first.features.tolist() == [[1.25, 1.25]] * 3
+    assert first.target.tolist() == [1.0, 0.25, 0.0]  # clip 1 sounds like classes 0 and 1
+    assert second.target.tolist() == [1.0, 1.0, 0.0] and second.features.max() == 2.0  # its partner cannot be heard
+    assert broken.id == "broken" and sorted(clips.asked) == refs
+    (halves,) = LabelledClips(clips, targets, multi_label=False).__getitems__([MixedRef(refs[1])])
+    assert halves.target.tolist() == [0.5, 0.5, 0.0]
+    packed = pack_clips([first, second, broken])
+    assert packed["input_features"].shape == (7, 2) and packed["clip_frames"] == [3, 4]
+    assert packed["skipped"] == [("broken", "noise")] and packed["audio_seconds"] == 2.0
+    with pytest.raises(ValueError, match="not one clip of a batch can be used: .*broken"):
+        pack_clips([broken])
 
 
 def test_loss_of_mixed_targets_is_the_mix_of_losses():

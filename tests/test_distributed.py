@@ -22,17 +22,16 @@ from hf_slap.distributed import (
     sum_over_ranks,
     world_size,
 )
-from hf_slap.modeling.losses_slap import contrastive_loss
+from hf_slap.modeling.losses_slap import contrastive_loss, sigmoid_contrastive_loss
 from hf_slap.objectives import (
     AudioTeacher,
-    SoftmaxCentering,
     draw_patch_mask,
     global_contrastive_loss,
     model_inputs,
     pretraining_losses,
-    sinkhorn,
 )
 from hf_slap.optimization import parameter_groups
+from hf_slap.prototypes import SoftmaxCentering, sinkhorn_offsets
 
 WEIGHTS = {"contrastive": 1.0, "masked": 1.0, "caption": 0.5}
 FRAMES = [48, 16, 80, 32, 64]  # the global batch: rank 0 has three clips, rank 1 two
@@ -82,14 +81,37 @@ def test_the_contrastive_loss_and_its_gradients_are_those_of_the_global_batch(tw
     assert abs(scale_gradient.item() - scale.grad.item()) < 1e-10
 
 
+def test_the_sigmoid_loss_and_its_gradients_are_those_of_the_global_batch(two):
+    audio, text, scale = pairs()
+    bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([5, 6, 7, 5, 8])
+    expected = sigmoid_contrastive_loss(audio, text, scale.exp(), bias, groups[:, None] == groups[None])
+    expected.backward()
+    assert abs(np.mean([results["sigmoid"].item() for results in two]) - expected.item()) < 1e-12
+    for name, leaf in (("audio", audio), ("text", text)):
+        assert (torch.cat([results[f"sigmoid {name}"] for results in two]) / 2 - leaf.grad).abs().max() < 1e-10
+    for name, leaf in (("scale", scale), ("bias", bias)):
+        assert abs(sum(results[f"sigmoid {name}"].item() for results in two) / 2 - leaf.grad.item()) < 1e-10
+
+
 def test_sinkhorn_normalises_over_the_patches_of_all_ranks(two):
-    expected = sinkhorn(prototype_scores(), 0.05)
-    assert (torch.cat([results["sinkhorn"] for results in two]) - expected).abs().max() < 1e-12
+    expected = sinkhorn_offsets(*patches_and_prototypes(), 0.05)
+    for results in two:
+        assert (results["sinkhorn"] - expected).abs().max() < 1e-12
+
+
+def test_a_rank_without_patches_takes_part_in_sinkhorn_and_centring(two):
+    features, prototypes = patches_and_prototypes()
+    centering = SoftmaxCentering(7).double()
+    centering(features[:8], prototypes, 0.05)
+    for results in two:
+        assert (results["lonely sinkhorn"] - sinkhorn_offsets(features[:8], prototypes, 0.05)).abs().max() < 1e-12
+        assert torch.allclose(results["lonely center"], centering.center, atol=1e-12)
 
 
 def test_centring_follows_the_mean_over_all_ranks(two):
     centering = SoftmaxCentering(7).double()
-    centering(prototype_scores(), 0.05)
+    centering(*patches_and_prototypes(), 0.05)
     for results in two:
         assert torch.allclose(results["center"], centering.center, atol=1e-12)
 
@@ -157,10 +179,21 @@ def worker(rank: int, folder: str) -> None:
     results |= {"contrastive": loss.detach(), "scale_gradient": scale.grad}
     results |= {"audio_gradient": audio.grad, "text_gradient": text.grad}
 
-    scores = prototype_scores()[slice(0, 8) if rank == 0 else slice(8, None)]
-    centering = SoftmaxCentering(7).double()
-    centering(scores, 0.05)
-    results |= {"sinkhorn": sinkhorn(scores, 0.05), "center": centering.center}
+    audio, text, scale = pairs()
+    audio, text = (x.detach()[share].clone().requires_grad_() for x in (audio, text))
+    bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
+    groups = torch.tensor([5, 6, 7, 5, 8])[share]
+    loss = global_contrastive_loss(audio, text, scale.exp(), groups, bias, "sigmoid")
+    loss.backward()
+    gradients = {"audio": audio.grad, "text": text.grad, "scale": scale.grad, "bias": bias.grad}
+    results |= {"sigmoid": loss.detach(), **{f"sigmoid {name}": gradient for name, gradient in gradients.items()}}
+
+    for name, end in (("", None), ("lonely ", 8)):
+        features, prototypes = patches_and_prototypes()
+        features = features[slice(0, 8) if rank == 0 else slice(8, end)]
+        centering = SoftmaxCentering(7).double()
+        centering(features, prototypes, 0.05)
+        results |= {f"{name}sinkhorn": sinkhorn_offsets(features, prototypes, 0.05), f"{name}center": centering.center}
 
     model = tiny_model()
     teacher, ddp = AudioTeacher(model), DistributedDataParallel(model)
@@ -201,7 +234,9 @@ def step(model, optimizer):
     batch = global_batch()
     outputs = model(**model_inputs(batch, WEIGHTS))
     (outputs.audio_embeds * outputs.text_embeds).sum().add(
-        outputs.caption_logits.square().mean() + outputs.prototype_scores.mean() + 0.0 * outputs.logit_scale
+        outputs.caption_logits.square().mean()
+        + (outputs.prototype_features @ outputs.prototypes.T).mean()
+        + 0.0 * outputs.logit_scale
     ).backward()
     optimizer.step()
     optimizer.zero_grad()
@@ -256,8 +291,8 @@ def part_of(batch, share):
 
 
 def all_losses(model, teacher, batch):
-    scores = teacher(batch["teacher_features"], batch["clip_frames"], batch["patch_mask"])
-    targets = teacher.probabilities(scores, 0.05)
+    features = teacher(batch["teacher_features"], batch["clip_frames"], batch["patch_mask"])
+    targets = teacher.targets(features, 0.05)
     return pretraining_losses(model(**model_inputs(batch, WEIGHTS)), batch, WEIGHTS, targets)
 
 
@@ -270,6 +305,7 @@ def pairs():
     return audio.requires_grad_(), text.requires_grad_(), torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
 
 
-def prototype_scores():
+def patches_and_prototypes():
     generator = torch.Generator().manual_seed(4)
-    return torch.nn.functional.normalize(torch.randn(13, 7, generator=generator, dtype=torch.float64), dim=-1)
+    both = torch.nn.functional.normalize(torch.randn(20, 5, generator=generator, dtype=torch.float64), dim=-1)
+    return both[:13], both[13:]

@@ -1,4 +1,4 @@
-"""The objectives of pretraining: masks, targets, the teacher, and losses worked by hand."""
+"""The objectives of pretraining: masks, the teacher, and losses worked by hand."""
 
 import math
 from types import SimpleNamespace
@@ -8,20 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from hf_slap.modeling.losses_slap import contrastive_loss
+from hf_slap.modeling.losses_slap import contrastive_loss, sigmoid_contrastive_loss
 from hf_slap.objectives import (
     AudioTeacher,
-    SoftmaxCentering,
     clip_of_masked_patch,
     draw_patch_mask,
     freeze_prototypes,
     global_contrastive_loss,
     keep_trainable,
-    masked_prediction_loss,
     model_inputs,
     pretraining_losses,
-    prototype_statistics,
-    sinkhorn,
 )
 
 ALL = {"contrastive": 1.0, "masked": 1.0, "caption": 0.5}
@@ -71,47 +67,6 @@ def test_masks_that_cannot_be(ratio, kind, message):
         draw_patch_mask(3, 4, ratio, np.random.default_rng(0), kind)
 
 
-# ---------------------------------------------------------------------------------------------------- targets
-def test_sinkhorn_rows_sum_to_one_and_prototypes_are_used_alike():
-    scores = torch.nn.functional.normalize(torch.randn(53, 7, generator=seeded(0)), dim=-1)
-    shares = sinkhorn(scores, temperature=0.07, iterations=200)
-    assert torch.allclose(shares.sum(1), torch.ones(53), atol=1e-5)
-    assert torch.allclose(shares.sum(0), torch.full((7,), 53 / 7), atol=1e-2)
-    three = sinkhorn(scores, temperature=0.07)
-    assert torch.allclose(three.sum(1), torch.ones(53), atol=1e-5)
-    assert three.sum(0).std() < torch.softmax(scores / 0.07, dim=-1).sum(0).std() / 1.5
-
-
-def test_sinkhorn_by_hand():
-    # exp(scores) = [[1, 3], [1, 1]]. Columns to 1: [[1/2, 3/4], [1/2, 1/4]]; rows to 1: [[2/5, 3/5], [2/3,
-    # 1/3]].
-    shares = sinkhorn(torch.tensor([[0.0, math.log(3)], [0.0, 0.0]]), temperature=1.0, iterations=1)
-    assert torch.allclose(shares, torch.tensor([[2 / 5, 3 / 5], [2 / 3, 1 / 3]]))
-
-
-def test_sinkhorn_is_float32_and_finite_for_half_precision_scores_of_any_size():
-    shares = sinkhorn(torch.tensor([[1.0, -1.0], [300.0, -300.0]], dtype=torch.bfloat16), temperature=0.04)
-    assert shares.dtype == torch.float32 and shares.isfinite().all()
-    assert sinkhorn(torch.zeros(0, 5), temperature=0.04).shape == (0, 5)
-
-
-def test_centring_subtracts_the_mean_of_the_batches_before():
-    centering = SoftmaxCentering(2, momentum=0.9)
-    scores = torch.tensor([[1.0, 0.0], [3.0, 0.0]])
-    assert torch.allclose(centering(scores, 0.5), torch.softmax(scores / 0.5, -1))  # the centre is still 0
-    assert torch.allclose(centering.center, torch.tensor([0.2, 0.0]))  # 0.9 x 0 + 0.1 x 2
-    expected = torch.softmax((scores - torch.tensor([0.2, 0.0])) / 0.5, -1)
-    assert torch.allclose(centering(scores, 0.5), expected)
-    assert torch.allclose(centering.center, torch.tensor([0.38, 0.0]))  # 0.9 x 0.2 + 0.1 x 2
-
-
-def test_statistics_tell_a_collapse_from_a_healthy_use():
-    healthy = prototype_statistics(torch.eye(4))
-    assert healthy == {"target_entropy": 0.0, "prototypes_used": 1.0}
-    uniform = prototype_statistics(torch.full((4, 4), 0.25))
-    assert uniform["target_entropy"] == pytest.approx(1.0) and uniform["prototypes_used"] == 0.25
-
-
 # ---------------------------------------------------------------------------------------------------- teacher
 def test_the_teacher_is_the_stated_average_after_three_steps():
     model = Student()
@@ -129,10 +84,10 @@ def test_the_teacher_receives_no_gradient_and_gives_none():
     model = Student()
     teacher = AudioTeacher(model)
     batch = small_batch()
-    scores = teacher(batch["teacher_features"], batch["clip_frames"], batch["patch_mask"])
-    assert not scores.requires_grad
+    features = teacher(batch["teacher_features"], batch["clip_frames"], batch["patch_mask"])
+    assert not features.requires_grad
     outputs = model(**model_inputs(batch, ALL))
-    pretraining_losses(outputs, batch, ALL, teacher.probabilities(scores, 0.04))["total"].backward()
+    pretraining_losses(outputs, batch, ALL, teacher.targets(features, 0.04))["total"].backward()
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -148,8 +103,8 @@ def test_the_teacher_hears_the_masked_patches_and_the_student_does_not():
     after = teacher(louder, batch["clip_frames"], mask)
     assert not torch.allclose(before[:2], after[:2])
     assert torch.equal(before[2:], after[2:])
-    student_before = model(**model_inputs(batch, ALL)).prototype_scores
-    student_after = model(**model_inputs({**batch, "input_features": louder}, ALL)).prototype_scores
+    student_before = model(**model_inputs(batch, ALL)).prototype_features
+    student_after = model(**model_inputs({**batch, "input_features": louder}, ALL)).prototype_features
     assert torch.equal(student_before, student_after)
 
 
@@ -166,7 +121,8 @@ def test_frozen_prototypes_stay_exactly_where_they_are():
     optimizer = torch.optim.AdamW([{"params": model.parameters(), "weight_decay": 0.0}], lr=0.1)
     before = model.prototype_head.prototypes.detach().clone()
     for step in range(3):
-        model.prototype_head(torch.randn(5, 3, generator=seeded(step))).square().sum().backward()
+        features, prototypes = model.prototype_head(torch.randn(5, 3, generator=seeded(step)))
+        (features @ prototypes.T).square().sum().backward()
         freeze_prototypes(model, step, frozen_steps=2)
         optimizer.step()
         optimizer.zero_grad()
@@ -174,28 +130,6 @@ def test_frozen_prototypes_stay_exactly_where_they_are():
 
 
 # ----------------------------------------------------------------------------------------------------- losses
-def test_masked_prediction_by_hand_with_every_clip_counting_alike():
-    # Clip 0 has one masked patch at cost log 2, clip 1 has three at log 4 each: the mean of the clips is (ln2
-    # + ln4) / 2.
-    scores = torch.tensor([[0.0, 0.0, -99.0, -99.0], *[[0.0, 0.0, 0.0, 0.0]] * 3])
-    targets = torch.tensor([[1.0, 0.0, 0.0, 0.0], *[[0.25, 0.25, 0.25, 0.25]] * 3])
-    loss = masked_prediction_loss(scores, targets, torch.tensor([0, 1, 1, 1]), student_temperature=0.1)
-    assert loss.item() == pytest.approx((math.log(2) + math.log(4)) / 2)
-
-
-def test_masked_prediction_uses_the_student_temperature():
-    scores, target = torch.tensor([[0.1, 0.0]]), torch.tensor([[1.0, 0.0]])
-    loss = masked_prediction_loss(scores, target, torch.tensor([0]), student_temperature=0.1)
-    assert loss.item() == pytest.approx(math.log(1 + 1 / math.e))
-
-
-def test_no_masked_patch_costs_nothing_and_mismatched_shapes_are_refused():
-    empty = torch.zeros(0, 4)
-    assert masked_prediction_loss(empty, empty, torch.zeros(0, dtype=torch.long)).item() == 0.0
-    with pytest.raises(ValueError, match="same patch_mask"):
-        masked_prediction_loss(torch.zeros(3, 4), torch.zeros(2, 4), torch.zeros(3, dtype=torch.long))
-
-
 def test_masked_patches_know_their_clip():
     mask = torch.tensor([1, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0, 1], dtype=torch.bool)  # 2 + 4 columns of 2 rows
     assert clip_of_masked_patch([4, 8], mask).tolist() == [0, 0, 1, 1, 1, 1]
@@ -217,9 +151,19 @@ def test_clips_with_the_same_caption_are_not_each_others_negatives():
     assert global_contrastive_loss(pairs, pairs, one, torch.tensor([1, 1])).item() == 0.0
 
 
+def test_on_one_process_the_global_sigmoid_loss_is_the_sigmoid_loss():
+    audio, text = (nn.functional.normalize(torch.randn(5, 3, generator=seeded(s)), dim=-1) for s in (0, 1))
+    groups, scale, bias = torch.tensor([3, 1, 3, 7, 7]), torch.tensor(9.0), torch.tensor(-4.0)
+    expected = sigmoid_contrastive_loss(audio, text, scale, bias, groups[:, None] == groups[None])
+    assert torch.allclose(global_contrastive_loss(audio, text, scale, groups, bias, "sigmoid"), expected)
+    for kind in ("softmax", "hinge"):
+        with pytest.raises(ValueError, match="a bias with sigmoid only"):
+            global_contrastive_loss(audio, text, scale, groups, bias, kind)
+
+
 def test_the_total_is_the_weighted_sum_of_the_parts():
     model, batch = Student(), small_batch()
-    targets = AudioTeacher(model).probabilities(torch.randn(3, 5, generator=seeded(2)), 0.04)
+    targets = AudioTeacher(model).targets(nn.functional.normalize(torch.randn(3, 3, generator=seeded(2))), 0.04)
     losses = pretraining_losses(model(**model_inputs(batch, ALL)), batch, ALL, targets)
     expected = losses["contrastive"] + losses["masked"] + 0.5 * losses["caption"]
     assert set(losses) == {"contrastive", "masked", "caption", "total"}
@@ -234,7 +178,7 @@ def test_a_part_of_weight_zero_is_neither_computed_nor_trained(off):
     inputs = model_inputs(batch, weights)
     needs = {"contrastive": "input_ids", "masked": "patch_mask", "caption": "labels"}
     assert needs[off] not in inputs and all(needs[part] in inputs for part in needs if part != off)
-    targets = sinkhorn(torch.randn(3, 5, generator=seeded(2)), 0.04)
+    targets = AudioTeacher(model).targets(nn.functional.normalize(torch.randn(3, 3, generator=seeded(2))), 0.04)
     losses = pretraining_losses(model(**inputs), batch, weights, targets)
     assert off not in losses
     losses["total"].backward()
@@ -276,7 +220,7 @@ class Prototypes(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(5, 3))
 
     def forward(self, hidden):
-        return nn.functional.normalize(self.mlp(hidden), dim=-1) @ nn.functional.normalize(self.prototypes, dim=-1).T
+        return nn.functional.normalize(self.mlp(hidden), dim=-1), nn.functional.normalize(self.prototypes, dim=-1)
 
 
 class Student(nn.Module):
@@ -304,10 +248,11 @@ class Student(nn.Module):
         out = SimpleNamespace(audio_embeds=nn.functional.normalize(clean.pooler_output, dim=-1))
         if input_ids is not None:
             out.text_embeds = nn.functional.normalize(self.slap.text_model(input_ids).mean(1), dim=-1)
-            out.logit_scale = self.slap.logit_scale.exp().squeeze()
+            out.logit_scale, out.logit_bias = self.slap.logit_scale.exp().squeeze(), None
         if patch_mask is not None:
             masked = self.slap.audio_model(input_features, clip_frames, patch_mask)
-            out.prototype_scores = self.prototype_head(masked.last_hidden_state[masked.attention_mask][patch_mask])
+            hidden = masked.last_hidden_state[masked.attention_mask][patch_mask]
+            out.prototype_features, out.prototypes = self.prototype_head(hidden)
         if labels is not None:
             words = self.decoder(clean.last_hidden_state.mean(1))
             out.caption_logits = self.lm_head(words)[:, None].expand(-1, labels.shape[1], -1)

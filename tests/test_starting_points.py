@@ -1,17 +1,24 @@
 """What is loaded, frozen and slowed down, and how little LoRA trains, by hand-worked numbers."""
 
+import copy
+
 import pytest
 import torch
 
-from hf_slap import SlapConfig, SlapForAudioCaptioning, SlapForAudioClassification, SlapModel
+from hf_slap import SlapConfig, SlapForAudioCaptioning, SlapForAudioClassification, SlapForPreTraining, SlapModel
 from hf_slap.finetuning import LoraSettings, wrap_lora
+from hf_slap.optimization import set_learning_rate
 from hf_slap.starting_points import (
     PartRow,
     freeze,
     layer_scales,
     layerwise_groups,
     load_start,
+    model_keywords,
     report_lines,
+    resumed_model,
+    take_start,
+    tell_start,
     trainable_share,
 )
 
@@ -56,6 +63,65 @@ def test_an_audio_tower_of_another_width_is_refused(tiny_folder, tiny_config, tm
 def test_a_model_without_a_text_tower_takes_none(tiny_folder):
     with pytest.raises(ValueError, match="SlapForAudioCaptioning has no text tower"):
         load_start(SlapForAudioCaptioning, str(tiny_folder), text_tower="any")
+
+
+# ------------------------------------------------------------------------------------------- start of a pretraining
+def test_the_configuration_comes_from_where_the_weights_do_and_the_given_goes_before(tiny_folder, tiny_config):
+    keywords = model_keywords({"audio_config": {"rope_theta": 7.0}}, audio_from=str(tiny_folder))
+    assert set(keywords) == {"audio_config"} and keywords["audio_config"]["rope_theta"] == 7.0
+    assert keywords["audio_config"]["hidden_size"] == tiny_config.audio_config.hidden_size
+    whole = SlapConfig(**model_keywords({"num_prototypes": 29}, start_from=str(tiny_folder)))
+    for name in ("audio_config", "text_config", "decoder_config"):
+        assert getattr(whole, name).to_dict() == getattr(tiny_config, name).to_dict()
+    assert whole.num_prototypes == 29 and whole.projection_dim == tiny_config.projection_dim
+    assert model_keywords({"projection_dim": 5}) == {"projection_dim": 5}
+
+
+def test_a_pretraining_starts_with_all_weights_or_with_one_tower(tiny_folder, tiny_config, tmp_path):
+    theirs = SlapForPreTraining.from_pretrained(tiny_folder).state_dict()
+    model = SlapForPreTraining(tiny_config)
+    rows = take_start(model, start_from=str(tiny_folder))
+    assert {row.state for row in rows} == {"loaded"}
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+    SlapForPreTraining.from_pretrained(tiny_folder).slap.audio_model.save_pretrained(tmp_path)  # an encoder alone
+    for source in (tiny_folder, tmp_path):
+        model = SlapForPreTraining(tiny_config)
+        rows = take_start(model, audio_from=str(source))
+        equal = {name for name, value in model.state_dict().items() if torch.equal(value, theirs[name])}
+        tower = {name for name in theirs if name.startswith("slap.audio_model.")}
+        assert tower <= equal and "decoder.embed_tokens.weight" not in equal
+        states = {row.part: (row.state, row.source) for row in rows}
+        assert states["audio_model"] == ("loaded", str(source)) and states["decoder"] == ("new", "")
+
+
+def test_a_start_of_other_sizes_is_refused_by_name(tiny_folder, tiny_config):
+    config = copy.deepcopy(tiny_config)
+    config.num_prototypes = 29
+    message = (
+        r"does not fit the model: prototype_head.prototypes is \(13, 7\) there and \(29, 7\) in this model. Leave sizes"
+    )
+    with pytest.raises(ValueError, match=message):
+        take_start(SlapForPreTraining(config), start_from=str(tiny_folder))
+    config.audio_config.num_hidden_layers, config.audio_config.layer_types = 4, ["full_attention"] * 4
+    with pytest.raises(ValueError, match=r"audio_model.layers.3.*is missing there; .*; and \d more"):
+        take_start(SlapForPreTraining(config), audio_from=str(tiny_folder))
+
+
+def test_the_report_of_a_run_brings_its_model_back(tiny_config, tmp_path):
+    model = SlapForPreTraining(tiny_config)
+    tell_start(tmp_path, model, take_start(model), ["scale"])
+    assert resumed_model(SlapForPreTraining, tmp_path).config.to_dict() == model.config.to_dict()
+
+
+def test_each_layer_gets_its_rate(tiny_config):
+    model = SlapModel(tiny_config)
+    optimizer = torch.optim.AdamW(layerwise_groups(model, 0.1, 0.5))
+    set_learning_rate(optimizer, 0.8)
+    rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    of = {name: rate[id(p)] for name, p in model.named_parameters()}
+    layers = [of[f"audio_model.layers.{n}.mlp.down_proj.weight"] for n in range(3)]
+    assert layers == pytest.approx([0.1, 0.2, 0.4]) and of["logit_scale"] == 0.8
 
 
 # ------------------------------------------------------------------------------------------------------ freezing
@@ -131,6 +197,19 @@ def test_lora_trains_less_than_two_percent_of_slap_base(model_class):
     head = ["classifier"] if model_class is SlapForAudioClassification else []
     trained, total = trainable_share(wrap_lora(model, LoraSettings(), "org/slap", new_parts=head))
     assert total > 1e8 and 0.005 < trained / total < 0.02
+
+
+@pytest.mark.parametrize("text", ["bert", "roberta", "distilbert", "gpt2"])
+def test_lora_reaches_other_text_towers(text):
+    pytest.importorskip("peft")
+    with torch.device("meta"):
+        model = SlapModel(SlapConfig(text_config={"model_type": text}, decoder_config=False))
+        wrapped = wrap_lora(model, LoraSettings(), "org/slap")
+    hit = {
+        name.split(".lora_")[0] for name, _ in wrapped.named_parameters() if ".lora_A" in name and "text_model" in name
+    }
+    trained, total = trainable_share(wrapped)
+    assert len(hit) >= 4 * 6 and 0.005 < trained / total < 0.02
 
 
 def test_lora_reaches_every_linear_layer_of_the_blocks_and_no_frozen_part(tiny_config):

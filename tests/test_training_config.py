@@ -9,7 +9,8 @@ import yaml
 from hf_slap.training_config import TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "examples" / "configs"
-CONFIGS = [path for path in sorted(FOLDER.glob("*.yaml")) if not path.stem.startswith("finetune")]
+OTHERS = ("finetune", "tiny_supervised")  # configure other scripts
+CONFIGS = [path for path in sorted(FOLDER.rglob("*.yaml")) if not path.stem.startswith(OTHERS)]
 
 
 def load(*overrides):
@@ -26,9 +27,10 @@ def test_the_defaults_are_the_papers_numbers():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_is_read_and_says_only_what_differs(path):
-    config = TrainConfig.load(path)
-    default = dataclasses.asdict(TrainConfig())
-    for name, value in yaml.safe_load(path.read_text()).items():
+    config, said = TrainConfig.load(path), yaml.safe_load(path.read_text())
+    base = said.pop("base", None)
+    default = dataclasses.asdict(TrainConfig.load(path.parent / base) if base else TrainConfig())
+    for name, value in said.items():
         assert value != default[name], f"{path.name} repeats the default of {name}"
     assert config.train_data
 
@@ -58,7 +60,7 @@ def test_numbers_may_be_written_without_a_point():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=1", r"unknown keys \['lr'\]; known keys are \['batch_seconds', "),
+        ("lr=1", r"unknown keys \['lr'\]; known keys are \['accumulation_steps', "),
         ("clips.ratio=1", r"unknown keys \['clips.ratio'\]; known keys are \['clips.cache_mb', "),
         ("clips.max_seconds=5", "unknown keys"),  # it follows from the model
         ("total_steps=many", r"total_steps is 'many' \(str\); expected int"),
@@ -69,9 +71,14 @@ def test_numbers_may_be_written_without_a_point():
         ("clips.mask_ratio=half", "clips.mask_ratio is 'half'"),
         ("total_steps=2000", "warmup_steps is 2000; it must be less than total_steps, 2000"),
         ("batch_seconds=0", "batch_seconds is 0.0; it must be positive"),
+        ("data_fraction=0", "data_fraction is 0.0; it must be positive"),
+        ("data_fraction=1.5", "data_fraction must be at most 1"),
+        ("source_weights=loudness", "source_weights one of .*'clips', 'hours'"),
         ("mask_kind=square", r"accepted are \['random', 'block'\]"),
         ("masked_weight=-1", "must not be negative"),
         ("zero_shot_prompt=sound", "must contain {label}"),
+        ("parallel_caption_share=75", "parallel_caption_share is 75.0; it must lie between 0 and 1"),
+        ("clips.parallel_caption_share=0.5", "unknown keys"),  # it follows from parallel_caption_share
         ("seed", "must be key=value"),
         ("seed.x=1", "not a section|expected int"),
     ],
@@ -93,6 +100,19 @@ def test_a_file_that_holds_no_keys_is_refused(tmp_path):
     file.write_text("- 1\n")
     with pytest.raises(ValueError, match="expected `key: value`"):
         TrainConfig.load(file)
+
+
+def test_a_file_says_only_what_differs_from_its_base(tmp_path):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "base.yaml").write_text("train_data: a\nseed: 3\nmodel: {audio_config: {hidden_size: 96}}\n")
+    (tmp_path / "sets" / "middle.yaml").write_text("base: ../base.yaml\nmodel: {projection_dim: 8}\ntrain_data: b\n")
+    (tmp_path / "sets" / "top.yaml").write_text("base: middle.yaml\nmodel: {audio_config: {num_hidden_layers: 2}}\n")
+    config = TrainConfig.load(tmp_path / "sets" / "top.yaml", ["model.projection_dim=9"])
+    assert (config.train_data, config.seed) == ("b", 3)
+    assert config.model == {"audio_config": {"hidden_size": 96, "num_hidden_layers": 2}, "projection_dim": 9}
+    (tmp_path / "base.yaml").write_text("base: sets/top.yaml\n")
+    with pytest.raises(ValueError, match="built upon"):
+        TrainConfig.load(tmp_path / "sets" / "top.yaml")
 
 
 def test_what_is_only_watched_or_written_may_change_when_a_run_goes_on():

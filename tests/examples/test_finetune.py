@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor, pipeline
 
 import hf_slap
+from hf_slap.checkpoint import CheckpointError
 from hf_slap.finetuning import FinetuneConfig
-from hf_slap.training_log import read_metrics
+from hf_slap.starting_points import load_start
+from hf_slap.training_log import SPEED, read_metrics
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["workers=0", "log_every=1", "batch_clips=7", "clips.time_masks=0", "clips.freq_masks=0"]
@@ -253,20 +255,76 @@ def test_an_adapter_for_captions_writes_what_the_merged_model_writes(lora_captio
     assert written[0] == written[1]
 
 
-def test_an_adapter_for_classes_brings_its_head(given, start, clips, tmp_path):
-    from peft import PeftModel
-
+def test_an_adapter_for_classes_brings_its_head(given, clips, tmp_path):
     folder = tmp_path / "run"
     more = ["epochs=4", "warmup_epochs=0", "validate_every=2", "optimizer=adamw", "learning_rate=1e-2", "lora.r=3"]
     run("classification", *given, f"run_folder={folder}", *more)
     config = AutoConfig.from_pretrained(folder / "adapter" / "classes")
-    adapted = AutoModelForAudioClassification.from_pretrained(start, config=config)
-    adapted = PeftModel.from_pretrained(adapted, folder / "adapter").eval()
+    adapted = AutoModelForAudioClassification.from_pretrained(folder / "adapter", config=config).eval()
     merged = AutoModelForAudioClassification.from_pretrained(folder / "model").eval()
     inputs = hf_slap.SlapFeatureExtractor()([str(clips / "2.wav")], return_tensors="pt")
     with torch.no_grad():
         torch.testing.assert_close(adapted(**inputs).logits, merged(**inputs).logits, rtol=0, atol=1e-5)
     assert merged.config.id2label == {0: "impact", 1: "other"}
+    extractor, sound = hf_slap.SlapFeatureExtractor(), torch.zeros(9000).numpy()
+    one, other = (
+        pipeline("audio-classification", model=m, feature_extractor=extractor)(sound) for m in (adapted, merged)
+    )
+    assert {a["label"]: a["score"] for a in one} == pytest.approx({a["label"]: a["score"] for a in other}, abs=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------- stopping, going on
+@pytest.mark.parametrize(
+    ("task", "overrides", "kept"),
+    [
+        ("retrieval", ["lora={r: 3, dropout: 0.2}"], "adapter/adapter_model.safetensors"),
+        ("captioning", ["write_clips=0", "layer_decay=0.7", "warmup_epochs=1"], "model/model.safetensors"),
+        ("classification", ["mixup=0.3", "optimizer=sgd", "warmup_epochs=1"], "model/model.safetensors"),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(given, tmp_path, task, overrides, kept):
+    overrides = [*given, "epochs=3", "batch_clips=4", "learning_rate=5e-3", *overrides]
+    one, other = tmp_path / "one", tmp_path / "other"
+    run(task, *overrides, f"run_folder={one}")
+    run(task, *overrides, f"run_folder={other}", "stop_step=1")
+    torch.rand(7)  # whatever else drew random numbers in the meantime
+    run(task, "--resume", *overrides, f"run_folder={other}", "stop_step=4", "checkpoint_every=3")
+    run(task, "--resume", *overrides, f"run_folder={other}")
+    trails = [[{n: v for n, v in row.items() if n not in SPEED} for row in read_metrics(f)] for f in (one, other)]
+    assert len(losses(one)) == 6 and trails[0] == trails[1]
+    for file in (kept, *(f"checkpoints/step-00000006/{n}.safetensors" for n in ("model", "optimizer", "random"))):
+        assert (one / file).read_bytes() == (other / file).read_bytes(), file
+    assert len(list((other / "checkpoints").iterdir())) == 1, "only the last one is kept"
+    if "lora" in overrides[-1]:
+        assert all("lora_" in name for name in load_file(one / "checkpoints" / "step-00000006" / "model.safetensors"))
+    with pytest.raises(CheckpointError, match="learning_rate: 0.005 there, 0.1 now"):
+        run(task, "--resume", *overrides, f"run_folder={other}", "learning_rate=0.1")
+
+
+def test_resuming_where_nothing_was_saved_starts_the_run(given, tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "validation", "step": 0, "loss": 9.0}\n')
+    run("captioning", "--resume", *given, f"run_folder={tmp_path}", "epochs=1", "write_clips=0", "stop_step=1")
+    assert [row["step"] for row in validations(tmp_path)] == [0, 1] and validations(tmp_path)[0]["loss"] < 9
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_adapters_are_learned_on_a_base_in_few_bits(given, start, clips, tmp_path, bits):
+    """With bitsandbytes' code for CPUs; linear layers of the blocks are held in 8 or 4 bits, adapters in float32."""
+    pytest.importorskip("bitsandbytes")
+    more = [f"quantization={bits}", "epochs=4", "validate_every=4", "learning_rate=1e-2", "lora.r=3", "batch_clips=9"]
+    run("retrieval", *given, f"run_folder={tmp_path}", *more, "stop_step=2")
+    run("retrieval", *given, f"run_folder={tmp_path}", *more, "--resume")
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0]
+    assert not (tmp_path / "model").exists(), "few bits are not merged into"
+    saved = load_file(tmp_path / "checkpoints" / "step-00000004" / "model.safetensors")
+    assert saved and all("lora_" in name for name in saved)
+    model, _ = load_start(hf_slap.SlapModel, str(start), quantization=bits)
+    assert model.audio_model.layers[0].mlp.down_proj.weight.dtype == {"8bit": torch.int8, "4bit": torch.uint8}[bits]
+    sound = hf_slap.SlapFeatureExtractor()([str(clips / "0.wav")], return_tensors="pt")
+    adapted = AutoModel.from_pretrained(tmp_path / "adapter").eval()  # on the float32 base
+    with torch.no_grad():
+        one, other = (m.eval().get_audio_features(**sound).pooler_output for m in (model, adapted))
+    assert 0.8 < torch.cosine_similarity(one, other).item() < 0.9999
 
 
 # ---------------------------------------------------------------------------------------------------------- errors

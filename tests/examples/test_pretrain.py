@@ -3,10 +3,8 @@
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,11 +14,13 @@ from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from hf_slap import SlapForAudioCaptioning
+from hf_slap import SlapForAudioCaptioning, objectives, pretraining_step
 from hf_slap.checkpoint import CheckpointError, last_checkpoint
 from hf_slap.data import load_corpus
 from hf_slap.evaluation.retrieval import relevance, retrieval_scores
-from hf_slap.training_log import read_metrics
+from hf_slap.prototypes import SoftmaxCentering
+from hf_slap.skipped_steps import TooManySkippedSteps, read_skipped
+from hf_slap.training_log import SPEED, read_metrics
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "pretrain.py"
@@ -60,7 +60,7 @@ def train(folder, *overrides, resume=False):
 def losses(folder):
     """What a run printed of its losses, without what depends on the clock."""
     rows = [row for row in read_metrics(folder) if row["kind"] == "train"]
-    return [{name: v for name, v in row.items() if name != "audio_seconds_per_second"} for row in rows]
+    return [{name: v for name, v in row.items() if name not in SPEED} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +107,6 @@ def test_two_processes_train_as_one_does(uninterrupted, tmp_path):
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_last_bit(uninterrupted, tmp_path):
     train(tmp_path, "stop_step=3")
     torch.rand(7)  # whatever else drew random numbers in the meantime
-    train(tmp_path, resume=True)
-    assert_same_end(tmp_path, uninterrupted)
-
-
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(uninterrupted, tmp_path):
-    command = [sys.executable, SCRIPT, *SMALL, f"run_folder={tmp_path}"]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread_env())
-    try:
-        deadline = time.monotonic() + 120
-        while len(losses(tmp_path)) < 3 and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    assert last_checkpoint(tmp_path / "checkpoints") is not None
     train(tmp_path, resume=True)
     assert_same_end(tmp_path, uninterrupted)
 
@@ -216,9 +201,60 @@ def test_a_misspelt_model_key_is_refused(tmp_path):
         train(tmp_path, "model.audio_config.hiden_size=32")
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clips(tmp_path):
-    with pytest.raises(FloatingPointError, match=r"step \d is not finite.*clips \['.*lower peak_learning_rate"):
-        train(tmp_path, "peak_learning_rate=1e30", "gradient_clip=1e30", "warmup_steps=0")
+def poison(monkeypatch, bad_steps):
+    """From now on the losses of these steps (from 1) are NaN."""
+    whole = pretraining_step.scheduled
+
+    def scheduled(config, step):
+        losses = _nan if step + 1 in bad_steps else objectives.pretraining_losses
+        monkeypatch.setattr(pretraining_step, "pretraining_losses", losses)
+        return whole(config, step)
+
+    monkeypatch.setattr(pretraining_step, "scheduled", scheduled)
+
+
+def _nan(*args, **keywords):
+    return {name: value * float("nan") for name, value in objectives.pretraining_losses(*args, **keywords).items()}
+
+
+def test_a_run_that_diverges_stops_and_names_the_clips(tmp_path):
+    with pytest.raises(
+        TooManySkippedSteps, match=r"the last 2 steps were skipped.*good step is 1.*lower peak_learning"
+    ):
+        train(tmp_path, "peak_learning_rate=1e30", "gradient_clip=1e30", "warmup_steps=0", "max_skipped_steps=2")
+    rows = read_skipped(tmp_path)
+    assert [row["step"] for row in rows] == [2, 3] and all(row["batches"][0]["ids"] for row in rows)
+
+
+def test_a_bad_step_is_skipped_and_a_resumed_run_knows_of_it(tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, bad_steps=[2, 4])
+    train(tmp_path / "whole")
+    assert "2 of 5 steps were skipped" in capsys.readouterr().out
+    assert [row["skipped_steps"] for row in losses(tmp_path / "whole")] == [0, 1, 2]
+    train(tmp_path / "parts", "stop_step=3")
+    train(tmp_path / "parts", resume=True)
+    assert_same_end(tmp_path / "parts", tmp_path / "whole")
+    assert read_skipped(tmp_path / "parts") == read_skipped(tmp_path / "whole")
+    state = json.loads((tmp_path / "parts" / "checkpoints" / "step-00000005" / "state.json").read_text())
+    assert state["counters"] == {"skipped_steps": 2, "skipped_in_a_row": 0}
+
+
+def test_after_too_many_bad_steps_the_last_good_one_goes_on_as_if_nothing_had_been(
+    uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as poisoned:
+        poison(poisoned, bad_steps=[4, 5])
+        with pytest.raises(TooManySkippedSteps, match="good step is 3, in checkpoint .*step-00000003"):
+            train(tmp_path, "max_skipped_steps=2", "checkpoint_every=100")
+    train(tmp_path, resume=True)
+    assert_same_end(tmp_path, uninterrupted)
+
+
+def test_two_micro_batches_train_as_one_batch(uninterrupted, tmp_path):
+    train(tmp_path, "accumulation_steps=2")
+    for ours, one in zip(losses(tmp_path), losses(uninterrupted), strict=True):
+        assert {n: ours[n] for n in PARTS} == pytest.approx({n: one[n] for n in PARTS}, rel=1e-4)
+        assert ours["clips"] == one["clips"]
 
 
 def test_clips_that_cannot_be_read_are_left_out_and_listed(tmp_path, capsys):
@@ -248,7 +284,8 @@ def test_the_exported_folder_loads_and_holds_no_teacher(uninterrupted):
 
 
 def test_a_run_leaves_its_configuration_a_picture_and_its_validation(uninterrupted):
-    assert {"config.yaml", "metrics.jsonl", "losses.png", "model", "checkpoints"} <= set(os.listdir(uninterrupted))
+    left = {"config.yaml", "metrics.jsonl", "losses.png", "health.png", "model", "checkpoints"}
+    assert left <= set(os.listdir(uninterrupted))
     (validation,) = [row for row in read_metrics(uninterrupted) if row["kind"] == "validation"]
     assert 0 <= validation["text to audio recall@10"] <= 1 and 0 < validation["chance"] < 1
 
@@ -280,3 +317,40 @@ def test_eight_clips_are_learned_by_heart(tmp_path):
     scores = retrieval_scores(out.audio_embeds.numpy(), out.text_embeds.numpy(), relevant)
     assert scores["text_to_audio"]["recall@1"] == scores["audio_to_text"]["recall@1"] == 1.0
     assert processor.batch_decode(written, skip_special_tokens=True) == [clip["captions"][0] for clip in eight]
+    assert warnings(tmp_path / "run") == [], "a healthy run is not accused"
+
+
+# ------------------------------------------------------------------------------------------------ it can collapse
+ONLY_MASKED = [
+    "contrastive_weight=0", "caption_weight=0", "validation_data=null", "centering=softmax", "clips.cache_mb=50",
+    "checkpoint_every=100", "freeze_prototypes_steps=0",
+]  # fmt: skip
+
+
+def warnings(folder):
+    return [(row["step"], row["sign"]) for row in read_metrics(folder) if row["kind"] == "warning"]
+
+
+def test_a_loss_that_falls_to_nothing_is_told_as_the_collapse_it_is(tmp_path, monkeypatch, capsys):
+    """Without centring, and with a teacher that is the student, all patches end up with one prototype."""
+    monkeypatch.setattr(SoftmaxCentering.__init__, "__defaults__", (1.0,))  # the mean stays where it was, at 0
+    train(
+        tmp_path, *ONLY_MASKED, "teacher_momentum_start=0", "teacher_momentum_end=0", "peak_learning_rate=1e-2",
+        "total_steps=60", "stop_step=26",
+    )  # fmt: skip
+    assert losses(tmp_path)[-1]["masked"] < 0.2 < 3 < losses(tmp_path)[0]["masked"]
+    ((step, sign),) = warnings(tmp_path)
+    assert sign == "one prototype" and 12 < step <= 26
+    assert f"WARNING after step {step}: masked prediction has collapsed" in capsys.readouterr().out
+
+
+def test_targets_that_are_not_sharpened_are_told_as_flat(tmp_path):
+    train(
+        tmp_path,
+        *ONLY_MASKED,
+        "teacher_temperature_start=2",
+        "teacher_temperature_end=2",
+        "stop_step=12",
+        "total_steps=60",
+    )
+    assert warnings(tmp_path) == [(12, "flat targets")], "ten lines after the warm-up"

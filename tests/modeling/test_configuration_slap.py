@@ -47,6 +47,7 @@ def test_a_model_without_captioner_stays_without(tmp_path):
         ({"decoder_config": {"n_layer": 2}}, r"unknown keys \['n_layer'\] for SlapDecoderConfig"),
         ({"model_type": "bert"}, "configuration of a 'bert' model, not of a 'slap' model"),
         ({"text_pooling": "max"}, "text_pooling='max'; accepted are"),
+        ({"contrastive_kind": "hinge"}, "contrastive_kind='hinge'; accepted are"),
         ({"audio_config": {"hidden_size": 100}}, "hidden_size=100 must be a multiple of 4 x num_attention_heads"),
         ({"audio_config": {"local_window": -4}}, "local_window=-4 must be positive"),
         ({"audio_config": {"max_audio_seconds": 0.1}}, "less than one patch"),

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from transformers import SiglipConfig, SiglipModel
 
-from hf_slap.modeling.losses_slap import caption_loss, contrastive_loss
+from hf_slap.modeling.losses_slap import caption_loss, contrastive_loss, sigmoid_contrastive_loss
 
 ONE = torch.tensor(1.0)
+SIGLIP = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 12}
 
 
 def test_two_orthogonal_pairs_cost_what_the_formula_says():
@@ -50,6 +52,53 @@ def test_sides_that_do_not_match_are_refused():
         contrastive_loss(torch.zeros(3, 2), torch.zeros(2, 2), ONE)
     with pytest.raises(ValueError, match="one entry per pair"):
         contrastive_loss(torch.zeros(3, 2), torch.zeros(3, 2), ONE, ignore=torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_the_sigmoid_loss_by_hand():
+    # Of three texts, the second is the partner of the only clip; logits 2 x cosine - 1 are 1, -1, -3.
+    audio, text = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    expected = math.log(1 + math.e) + math.log(1 + math.e) + math.log(1 + math.exp(-3))
+    assert sigmoid_contrastive_loss(audio, text, 2.0, -1.0, first=1).item() == pytest.approx(expected)
+    alone = torch.tensor([[True, True, False]])  # the first text is another clip's with the same caption
+    expected = math.log(1 + math.e) + math.log(1 + math.exp(-3))
+    assert sigmoid_contrastive_loss(audio, text, 2.0, -1.0, alone, first=1).item() == pytest.approx(expected)
+
+
+def test_the_sigmoid_loss_pulls_partners_together_and_pushes_wrong_pairs_apart():
+    """With labels 1 and 0 in place of 1 and -1, the pairs that do not belong together would have no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    cosines = (torch.rand(5, 5, generator=generator, dtype=torch.float64) * 2 - 1).requires_grad_()
+    sigmoid_contrastive_loss(cosines, torch.eye(5, dtype=torch.float64), 3.0, -1.0).backward()
+    partners = torch.eye(5, dtype=torch.bool)
+    assert (cosines.grad[partners] < 0).all() and (cosines.grad[~partners] > 0).all()
+    # by the formula: scale x (sigmoid(logit) - is it the partner), averaged over clips
+    expected = 3 * (torch.sigmoid(3 * cosines.detach() - 1) - torch.eye(5, dtype=torch.float64)) / 5
+    assert torch.allclose(cosines.grad, expected)
+
+
+def test_the_sigmoid_loss_and_its_gradients_are_those_of_siglip():
+    model = SiglipModel(SiglipConfig(text_config=SIGLIP, vision_config={**SIGLIP, "image_size": 4, "patch_size": 2}))
+    inputs = {"input_ids": torch.arange(12).view(4, 3), "pixel_values": torch.linspace(-1, 1, 192).view(4, 3, 4, 4)}
+    theirs = model(**inputs, return_loss=True)
+    theirs.loss.backward()
+    scale, bias = (
+        model.logit_scale.detach().clone().requires_grad_(),
+        model.logit_bias.detach().clone().requires_grad_(),
+    )
+    # a text of theirs is a row, as a clip is of ours
+    ours = sigmoid_contrastive_loss(theirs.text_embeds.detach(), theirs.image_embeds.detach(), scale.exp(), bias)
+    ours.backward()
+    assert ours.item() == pytest.approx(theirs.loss.item(), rel=1e-5)
+    assert torch.allclose(scale.grad, model.logit_scale.grad, rtol=1e-4)
+    assert torch.allclose(bias.grad, model.logit_bias.grad, rtol=1e-4)
+
+
+def test_sigmoid_texts_without_the_partners_are_refused():
+    for clips, texts, first in ((3, 2, 0), (2, 3, 2)):
+        with pytest.raises(ValueError, match="must hold the partners"):
+            sigmoid_contrastive_loss(torch.zeros(clips, 2), torch.zeros(texts, 2), 1.0, first=first)
+    with pytest.raises(ValueError, match="one entry per pair"):
+        sigmoid_contrastive_loss(torch.zeros(2, 2), torch.zeros(3, 2), 1.0, ignore=torch.zeros(2, 2, dtype=torch.bool))
 
 
 def test_a_caption_costs_the_mean_over_its_real_tokens():

@@ -1,5 +1,7 @@
 """The model: packed = padded = alone, one folder for every head, captions, and what it refuses."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -567,6 +569,122 @@ def test_a_caption_longer_than_its_positions_is_refused(captioner):
         captioner(x, decoder_input_ids=torch.ones(4, limit + 1, dtype=torch.long))
 
 
+# ------------------------------------------------------------------------------------------ captions, all at once
+
+
+def at_once(model, labels, parallel):
+    """Caption scores of `labels`, those of the rows in `parallel` written at once."""
+    x, mask = sounds()
+    rows = torch.zeros(len(labels), dtype=torch.bool)
+    rows[list(parallel)] = True
+    with torch.no_grad():
+        return model(x[: len(labels)], mask[: len(labels)], labels=labels, caption_parallel=rows).caption_logits
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_a_caption_written_at_once_sees_no_token_and_the_others_see_those_before(implementation):
+    model = small_model(decoder_config={**DECODER, "parallel": True})
+    model.decoder.set_attn_implementation(implementation)
+    _, _, labels = captions()
+    changed = labels.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % 97  # the third token of every caption
+    before, after = at_once(model, labels, [0, 2]), at_once(model, changed, [0, 2])
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert torch.equal(before[[1, 3], :3], after[[1, 3], :3])
+    assert not torch.allclose(before[[1, 3], 3], after[[1, 3], 3], atol=1e-3)
+
+
+def test_a_caption_written_at_once_looks_both_ways_as_far_as_it_goes():
+    model = small_model(decoder_config={**DECODER, "parallel": True})
+    _, _, labels = captions()  # that of the second clip has four tokens, the others have seven
+    before = at_once(model, labels, [1, 2])
+    with torch.no_grad():
+        model.decoder.embed_positions.weight[6] += 1.0  # the place of the seventh token
+    after = at_once(model, labels, [1, 2])
+    assert not torch.allclose(before[2, 0], after[2, 0], atol=1e-3), "the first token knows of the last place"
+    assert torch.equal(before[1, :4], after[1, :4]), "a shorter caption does not know how long the longest is"
+    assert torch.equal(before[0, :6], after[0, :6]), "token by token, nothing is known of what comes"
+
+
+def test_captions_written_token_by_token_do_not_notice_the_others():
+    model = small_model(decoder_config={**DECODER, "parallel": True})
+    (x, mask), (_, _, labels) = sounds(), captions()
+    mixed, none = at_once(model, labels, [0, 1]), at_once(model, labels, [])
+    with torch.no_grad():
+        plain = model(x, mask, labels=labels).caption_logits
+    real = labels != -100
+    assert torch.allclose(mixed[2:][real[2:]], plain[2:][real[2:]], atol=1e-5)
+    assert torch.allclose(none[real], plain[real], atol=1e-5)
+    assert torch.allclose(at_once(model, labels[:2, :4], [0, 1])[1], mixed[1, :4], atol=1e-5)  # batch mates
+    assert not torch.allclose(mixed[:2, 0], plain[:2, 0], atol=1e-3)
+
+
+def test_every_parameter_has_a_gradient_whichever_captions_are_written_at_once():
+    for parallel in ([True] * 4, [False] * 4):
+        model, (x, mask), (_, _, labels) = (
+            small_model(decoder_config={**DECODER, "parallel": True}),
+            sounds(),
+            captions(),
+        )
+        model(x, mask, labels=labels, caption_parallel=torch.tensor(parallel)).caption_logits.sum().backward()
+        assert all(p.grad is not None for p in model.decoder.parameters()), "DDP stops at parameters without"
+        assert bool(model.decoder.mask_embedding.grad.any()) == parallel[0]
+
+
+def test_a_model_that_learned_both_writes_captions_and_another_refuses(tmp_path):
+    model, (x, mask), (_, _, labels) = small_model(decoder_config={**DECODER, "parallel": True}), sounds(), captions()
+    model.save_pretrained(tmp_path)
+    captioner, info = SlapForAudioCaptioning.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(captioner.decoder.mask_embedding, model.decoder.mask_embedding)
+    written = captioner.generate(input_features=x, input_features_mask=mask, max_new_tokens=5)
+    assert len(written) == 4
+    parallel = torch.ones(4, dtype=torch.bool)
+    with pytest.raises(ValueError, match="decoder_config.parallel=True"):
+        small_model()(x, mask, labels=labels, caption_parallel=parallel)
+    model.decoder.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="set attn_implementation to sdpa"):
+        model(x, mask, labels=labels, caption_parallel=parallel)
+
+
+# ------------------------------------------------------------------------------------------ sigmoid
+
+
+def test_a_sigmoid_model_has_a_bias_and_its_loss_is_that_of_its_logits():
+    model = small_model(SlapModel, contrastive_kind="sigmoid")
+    assert model.scale.item() == pytest.approx(10) and model.bias.item() == -10
+    with torch.no_grad():
+        model.logit_bias.fill_(-1.5)
+        (x, mask), (ids, text_mask, _) = sounds(), captions()
+        out = model(
+            input_ids=ids, attention_mask=text_mask, input_features=x, input_features_mask=mask, return_loss=True
+        )
+    assert torch.allclose(out.logits_per_audio, 10 * out.audio_embeds @ out.text_embeds.T - 1.5, atol=1e-4)
+    sign = 2 * torch.eye(4) - 1
+    assert out.loss.item() == pytest.approx(
+        -torch.nn.functional.logsigmoid(sign * out.logits_per_audio).sum().item() / 4
+    )
+
+
+def test_a_softmax_folder_has_no_bias_and_a_sigmoid_folder_keeps_its_own(tmp_path):
+    small_model().save_pretrained(tmp_path / "softmax")
+    config = json.loads((tmp_path / "softmax" / "config.json").read_text())
+    for name in ("contrastive_kind", "logit_bias_init_value"):  # as folders were written before there was a choice
+        config.pop(name, None)
+    config["decoder_config"].pop("parallel", None)
+    (tmp_path / "softmax" / "config.json").write_text(json.dumps(config))
+    sigmoid = small_model(contrastive_kind="sigmoid")
+    torch.nn.init.constant_(sigmoid.slap.logit_bias, -3.0)
+    sigmoid.save_pretrained(tmp_path / "sigmoid")
+    for kind, bias in (("softmax", None), ("sigmoid", -3.0)):
+        model, info = SlapModel.from_pretrained(tmp_path / kind, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert (None if model.bias is None else model.bias.item()) == bias
+    for cls in (SlapForAudioCaptioning, SlapAudioModel):
+        _, info = cls.from_pretrained(tmp_path / "sigmoid", output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+
+
 # ------------------------------------------------------------------------------------------ pretraining
 
 
@@ -575,9 +693,11 @@ def test_only_the_parts_that_are_asked_for_run():
     patches = torch.arange(4 * sum(COLUMNS)) % 2 == 0
     with torch.no_grad():
         everything = model(x, mask, input_ids=ids, attention_mask=text_mask, labels=labels, patch_mask=patches)
-        assert everything.prototype_scores.shape == (int(patches.sum()), 53)
+        features, prototypes = everything.prototype_features, everything.prototypes
+        assert len(features) == patches.sum() and len(prototypes) == 53 and features.shape[1] == prototypes.shape[1]
+        assert all(torch.allclose(x.norm(dim=-1), torch.ones(len(x))) for x in (features, prototypes))
         assert everything.caption_logits.shape == (4, 7, 97)
-        assert model(x, mask, patch_mask=patches).keys() == {"logit_scale", "prototype_scores"}
+        assert model(x, mask, patch_mask=patches).keys() == {"logit_scale", "prototype_features", "prototypes"}
         assert model(x, mask, labels=labels).keys() == {"logit_scale", "caption_logits"}
 
 
