@@ -1,1 +1,1 @@
-"""Measures of embeddings and scores: arrays in, numbers out. Nothing here knows a model."""
+"""How good a model is: measures (arrays in, numbers out), tasks declared as data, and `evaluate`, which runs them."""

@@ -13,13 +13,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .bootstrap import interval
+
 
 def retrieval_scores(
     audio_embeds: np.ndarray,
     text_embeds: np.ndarray,
     relevant: np.ndarray,
     ks: Sequence[int] = (1, 5, 10),
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict]:
     """Recall@k and mAP@10 in both directions.
 
     Args:
@@ -28,8 +30,8 @@ def retrieval_scores(
         relevant: (N, M) bool, whether text j describes clip i (`relevance` makes it from captions).
         ks: of recall@k.
     Returns:
-        {"text_to_audio": {"recall@1": ..., "map@10": ..., "queries": ...}, "audio_to_text": {...}}, shares
-        from 0 to 1.
+        {"text_to_audio": {"recall@1": ..., "map@10": ..., "queries": ..., "recall@1 interval": (low, high)},
+        "audio_to_text": {...}}, shares from 0 to 1; a bootstrap interval over queries for each of them.
     Raises:
         ValueError: shapes that do not fit, values that are not finite, a query without a right answer.
     """
@@ -68,9 +70,23 @@ def relevance(captions: Sequence[Sequence[str]]) -> tuple[list[str], np.ndarray]
     return texts, relevant
 
 
+def chance_recall(relevant: np.ndarray, k: int) -> float:
+    """Recall@k of a random order: the mean chance that one of a query's right answers is among the first k.
+
+    Args:
+        relevant: (queries, answers) bool.
+    """
+    answers = relevant.shape[1]
+    right = relevant.sum(1)
+    missed = np.ones(len(relevant))
+    for place in range(min(k, answers)):
+        missed *= np.maximum(answers - place - right, 0) / (answers - place)
+    return float(1 - missed.mean())
+
+
 def _one_way(
     queries: np.ndarray, answers: np.ndarray, relevant: np.ndarray, ks: Sequence[int], rows_at_once: int = 1024
-) -> dict[str, float]:
+) -> dict:
     best, precision = [], []
     for start in range(0, len(queries), rows_at_once):
         scores = queries[start : start + rows_at_once] @ answers.T  # (rows, answers)
@@ -82,8 +98,14 @@ def _one_way(
             hits = ranks[ranks <= 10]
             precision.append((np.arange(1, len(hits) + 1) / hits).sum() / min(len(ranks), 10))
     best = np.array(best)
-    recall = {f"recall@{k}": float((best <= k).mean()) for k in ks}
-    return {**recall, "map@10": float(np.mean(precision)), "queries": len(queries)}
+    values = {**{f"recall@{k}": best <= k for k in ks}, "map@10": np.array(precision)}
+    scores = {name: float(value.mean()) for name, value in values.items()}
+    between = {f"{name} interval": _mean_interval(value) for name, value in values.items()}
+    return {**scores, "queries": len(queries), **between}
+
+
+def _mean_interval(values: np.ndarray) -> tuple[float, float]:
+    return interval(lambda rows: values[rows].mean(), len(values), resamples=1000)
 
 
 def _ranks(scores: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .bootstrap import interval
+
 
 class TaggingScores(NamedTuple):
     """Result of `tagging_scores`.
@@ -73,16 +75,28 @@ def tagging_scores(
         values = [average_precision(scores[rows, c], target[rows, c]) for c in present]
         return float(np.mean(values)) if values else np.nan
 
-    draws = np.random.default_rng(seed).integers(0, len(scores), (resamples, len(scores)))
-    tail = (1.0 - confidence) / 2
-    low, high = np.nanquantile([mean(rows) for rows in draws], [tail, 1.0 - tail])
+    low, high = interval(mean, len(scores), confidence, resamples, seed)
     present = np.flatnonzero(target.any(0))
     return TaggingScores(
         mean_average_precision=mean(np.arange(len(scores))),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         chance=float(target[:, present].mean()),
         clips=len(scores),
         classes=len(present),
         per_class={labels[c]: average_precision(scores[:, c], target[:, c]) for c in present},
     )
+
+
+def micro_f1(scores: np.ndarray, target: np.ndarray) -> float:
+    """F1 of choosing the highest-scoring class of each clip, counted over all clips and classes together.
+
+    Args:
+        scores: (N, C); a clip whose highest score is shared by a class that it does not have is wrong.
+        target: (N, C), 1 where the clip has the class.
+    Not stated by papers that report F1 of zero-shot tagging; the first answer is taken because it needs no threshold.
+    """
+    target = np.asarray(target).astype(bool)
+    best = scores == scores.max(1, keepdims=True)
+    hits = (best.any(1) & ~(best & ~target).any(1)).sum()
+    return float(2 * hits / (len(scores) + target.sum()))

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .bootstrap import interval
+
 
 @dataclass
 class ClassRow:
@@ -33,7 +35,9 @@ class ZeroShotScores:
         mean_class_accuracy: mean over the classes that occur.
         chance: accuracy of guessing uniformly among the candidates, 1 / classes.
         clips, classes: how many.
+        macro_f1: mean F1 of the classes that occur.
         per_class: one row per class that occurs, in the order of the labels.
+        confusion: (C, C), clips of a class (row) that were taken for a class (column).
     """
 
     accuracy: float
@@ -43,7 +47,9 @@ class ZeroShotScores:
     chance: float
     clips: int
     classes: int
+    macro_f1: float
     per_class: list[ClassRow]
+    confusion: np.ndarray
 
 
 def zero_shot_scores(
@@ -83,9 +89,9 @@ def zero_shot_scores(
     correct = logits[everyone, target] > others.max(1)
     chosen = np.where(correct, target, others.argmax(1))
 
-    draws = np.random.default_rng(seed).integers(0, len(target), (resamples, len(target)))
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(correct[draws].mean(1), [tail, 1.0 - tail])
+    low, high = interval(lambda rows: correct[rows].mean(), len(target), confidence, resamples, seed)
+    confusion = np.zeros((len(labels), len(labels)), dtype=int)
+    np.add.at(confusion, (target, chosen), 1)
     rows = []
     for index in np.unique(target):
         mine = target == index
@@ -94,11 +100,19 @@ def zero_shot_scores(
         rows.append(ClassRow(labels[index], int(mine.sum()), float(correct[mine].mean()), mistaken))
     return ZeroShotScores(
         accuracy=float(correct.mean()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         mean_class_accuracy=float(np.mean([row.accuracy for row in rows])),
         chance=1.0 / len(labels),
         clips=len(target),
         classes=len(labels),
+        macro_f1=_macro_f1(confusion),
         per_class=rows,
+        confusion=confusion,
     )
+
+
+def _macro_f1(confusion: np.ndarray) -> float:
+    hits, given, answered = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present = given > 0
+    return float((2 * hits[present] / (given + answered)[present]).mean())

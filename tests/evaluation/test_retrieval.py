@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_slap.evaluation.retrieval import relevance, retrieval_scores
+from hf_slap.evaluation.retrieval import chance_recall, relevance, retrieval_scores
 
 
 def scores_of(similarity, relevant, **keywords):
@@ -17,7 +17,10 @@ def test_two_captions_per_clip_by_hand():
     similarity = [[0.9, 0.1, 0.5, 0.2],
                   [0.3, 0.4, 0.6, 0.0]]  # fmt: skip
     relevant = [[1, 1, 0, 0], [0, 0, 1, 1]]
-    both = scores_of(similarity, relevant, ks=(1, 2))
+    both = {
+        way: {name: value for name, value in scores.items() if "interval" not in name}
+        for way, scores in scores_of(similarity, relevant, ks=(1, 2)).items()
+    }
     # Captions 0 and 2 find their clip first, captions 1 and 3 second.
     assert both["text_to_audio"] == {"recall@1": 0.5, "recall@2": 1.0, "map@10": 0.75, "queries": 4}
     # Clip 0 ranks its captions 1 and 4: (1/1 + 2/4) / 2. Clip 1 ranks its own 1 and 4: the same.
@@ -60,3 +63,24 @@ def test_a_caption_of_several_clips_stands_once_and_is_right_for_each():
 def test_arrays_that_cannot_be_scored(audio, text, relevant, message):
     with pytest.raises(ValueError, match=message):
         retrieval_scores(audio, text, relevant)
+
+
+def test_recall_as_torchmetrics_counts_it():
+    torch = pytest.importorskip("torch")
+    retrieval = pytest.importorskip("torchmetrics.retrieval")
+    rng = np.random.default_rng(0)
+    similarity, relevant = rng.normal(size=(31, 31)), np.eye(31, dtype=bool) | (rng.random((31, 31)) < 0.05)
+    way = retrieval_scores(np.eye(31), similarity.T, relevant, ks=(5,))["audio_to_text"]
+    queries = torch.arange(31).repeat_interleave(31)
+    hit = retrieval.RetrievalHitRate(top_k=5)
+    theirs = hit(torch.tensor(similarity).flatten(), torch.tensor(relevant).flatten(), indexes=queries)
+    assert way["recall@5"] == pytest.approx(theirs.item(), abs=1e-6)
+    low, high = way["recall@5 interval"]
+    assert low < way["recall@5"] < high
+
+
+def test_chance_is_that_of_a_random_order():
+    relevant = np.array([[1, 0, 0, 0], [1, 1, 0, 0]], bool)
+    # one of four in the first two: 1/2; two of four: 1 - (2/4) * (1/3)
+    assert chance_recall(relevant, 2) == pytest.approx((1 / 2 + 5 / 6) / 2)
+    assert chance_recall(relevant, 9) == 1.0

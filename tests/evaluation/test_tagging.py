@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_slap.evaluation.tagging import average_precision, tagging_scores
+from hf_slap.evaluation.tagging import average_precision, micro_f1, tagging_scores
 
 
 def test_average_precision_by_hand():
@@ -25,6 +25,21 @@ def test_equal_to_scikit_learn_where_scores_differ():
     )
     assert result.low <= result.mean_average_precision <= result.high
     assert result.chance == pytest.approx(target.mean())
+
+
+def test_map_as_torchmetrics_counts_it():
+    classification = pytest.importorskip("torchmetrics.functional.classification")
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    scores, target = rng.random((53, 4)), rng.random((53, 4)) < 0.4
+    theirs = classification.multilabel_average_precision(torch.tensor(scores), torch.tensor(target).int(), 4)
+    assert tagging_scores(scores, target, list("abcd")).mean_average_precision == pytest.approx(theirs.item(), abs=1e-6)
+
+
+def test_f1_of_the_first_answer_by_hand():
+    scores = np.array([[3, 1, 0], [0, 2, 1], [1, 1, 0]])
+    target = np.array([[1, 1, 0], [0, 0, 1], [1, 0, 0]])  # right, wrong, a tie with a class it does not have
+    assert micro_f1(scores, target) == pytest.approx(2 * 1 / (3 + 4))
 
 
 def test_a_class_that_never_occurs_is_not_counted():

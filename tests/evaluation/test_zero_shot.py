@@ -16,6 +16,17 @@ def test_accuracy_and_classes_by_hand():
     assert scores.chance == pytest.approx(1 / 3)
     assert scores.per_class == [ClassRow("dog", 3, pytest.approx(1 / 3), "cat"), ClassRow("rain", 2, 0.5, "dog")]
     assert scores.low <= scores.accuracy <= scores.high
+    assert scores.confusion.tolist() == [[1, 0, 2], [1, 1, 0], [0, 0, 0]]  # what is (row) taken for what (column)
+    assert scores.macro_f1 == pytest.approx((2 / 5 + 2 / 3) / 2)
+
+
+def test_confusion_and_f1_as_scikit_learn_counts_them():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    logits, target = rng.normal(size=(97, 3)), rng.integers(0, 3, 97)
+    scores = zero_shot_scores(logits, target, LABELS)
+    assert (scores.confusion == metrics.confusion_matrix(target, logits.argmax(1))).all()
+    assert scores.macro_f1 == pytest.approx(metrics.f1_score(target, logits.argmax(1), average="macro"))
 
 
 def test_a_tie_is_no_hit():

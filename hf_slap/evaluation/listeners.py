@@ -1,0 +1,437 @@
+"""Models behind one face: what a suite asks of SLAP, of transformers' CLAP and of sentence-transformers models.
+
+A listener embeds clips and texts, and where the model can, gives dense features and captions. All is cached by the
+content of what is heard or read and by the hash of the model.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..embedding import embed
+from ..modeling.audio_slap import AudioError, load_waveform
+from ..modeling.configuration_slap import SlapAudioConfig
+from .cache import ArrayCache
+from .sets import Clips, NotMeasured
+
+LOCAL_SECONDS = 0.5  # of sound on either side that a point in time is pooled over
+_TEXTS_AT_ONCE = 64
+_CLIPS_AT_ONCE = 8
+_PARTS = ("audio", "text", "frames", "local", "captions")
+_NOT_SETTINGS = ("_name_or_path", "transformers_version")
+
+
+class Heard(NamedTuple):
+    """What a listener says of clips.
+
+    Args:
+        values: one array per clip that was heard.
+        rows: the numbers of these clips.
+        failed: (id, reason) of the others.
+    """
+
+    values: Sequence[np.ndarray]
+    rows: np.ndarray
+    failed: list[tuple[str, str]]
+
+
+class Listener:
+    """A model with `get_audio_features` and `get_text_features`, and its processor.
+
+    Args:
+        model, processor: as transformers has them.
+        name: for people; default: the folder's name or the Hub id.
+        revision: default: the commit that transformers resolved, else none.
+        cache: folder.
+        progress: show bars.
+    """
+
+    dense = False  # whether `frames` and `local_embeds` are served
+
+    def __init__(self, model: Any, processor: Any, name: str, revision: str | None, cache: Path, progress: bool):
+        self.model, self.processor, self.progress = model, processor, progress
+        self.name = name
+        self.revision = revision or getattr(getattr(model, "config", None), "_commit_hash", None)
+        self.weights = self._hash()
+        self.folder = cache / self.weights
+        self.arrays = {part: ArrayCache(self.folder / part) for part in _PARTS}
+
+    @property
+    def long_clips(self) -> str:
+        """The rule for clips that are longer than the model takes."""
+        extractor = getattr(self.processor, "feature_extractor", self.processor)
+        longest, how = getattr(extractor, "max_length_s", None), getattr(extractor, "truncation", None)
+        rule = f"the processor's own: {how}, {longest} s" if longest else "the processor's own"
+        return f"{rule}; random crops are drawn with a seed from the clip's content"
+
+    @property
+    def rate(self) -> int:
+        """Hz, of the waveforms that the model takes."""
+        extractor = getattr(self.processor, "feature_extractor", self.processor)
+        return int(extractor.sampling_rate)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def describe(self) -> dict[str, str | None]:
+        """Which model this is: name, revision, hash of weights and settings, class."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "weights": f"sha256:{self.weights}",
+            "class": type(self.model).__name__,
+        }
+
+    # ------------------------------------------------------------------------------------------ what is asked
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(M, P), unit norm."""
+        kept = self.arrays["text"]
+        missing = [text for text in dict.fromkeys(texts) if _key(text) not in kept]
+        for start in range(0, len(missing), _TEXTS_AT_ONCE):
+            group = missing[start : start + _TEXTS_AT_ONCE]
+            for text, values in zip(group, unit(self._texts(group)), strict=True):
+                kept.put(_key(text), values)
+        return np.stack([kept[_key(text)] for text in texts])
+
+    def embed_clips(self, clips: Clips, seconds: float | None = None) -> Heard:
+        """Joint embeddings (P,), unit norm. `seconds`: cut clips to their beginning."""
+        return self._each(clips, "audio", "embedding", seconds, lambda waves: list(unit(self.embed_waves(waves))))
+
+    def frames(self, clips: Clips, seconds: float | None = None) -> Heard:
+        """Dense features over time, (T, D) each, float16: what probes read."""
+        raise NotMeasured(f"{type(self.model).__name__} gives no dense features; probes on its embeddings are served")
+
+    def local_embeds(self, clips: Clips, seconds: float | None = None) -> Heard:
+        """Joint embeddings of points in time, (T, P) each, unit norm."""
+        raise NotMeasured(f"{type(self.model).__name__} gives no dense features, so it cannot say when")
+
+    def captions(self, clips: Clips, seconds: float | None = None) -> tuple[list[str], Heard]:
+        """A caption of each clip that was heard, and which these are."""
+        raise NotMeasured(f"{type(self.model).__name__} writes no captions")
+
+    def seconds_per_frame(self) -> float:
+        """Seconds from one of `frames` to the next."""
+        raise NotMeasured(f"{type(self.model).__name__} gives no dense features")
+
+    # ------------------------------------------------------------------------------------------ how it is answered
+
+    def _texts(self, texts: list[str]) -> np.ndarray:
+        inputs = self.processor(text=texts, return_tensors="pt", padding=True)
+        return _pooled(self._call(self.model.get_text_features, inputs))
+
+    def embed_waves(self, waves: list[np.ndarray]) -> np.ndarray:
+        """(N, P) of waveforms at `rate`, not kept and not of unit norm."""
+        return np.concatenate([self._wave(wave) for wave in waves])
+
+    def _wave(self, wave: np.ndarray) -> np.ndarray:
+        """One clip at a time: CLAP's extractor lets batch mates decide how a clip is heard."""
+        extractor = getattr(self.processor, "feature_extractor", self.processor)
+        before = np.random.get_state()
+        np.random.seed(int.from_bytes(hashlib.sha256(wave.tobytes()).digest()[:4], "little"))
+        try:
+            inputs = extractor([wave], sampling_rate=self.rate, return_tensors="pt")
+        finally:
+            np.random.set_state(before)
+        if "is_longer" in inputs and hasattr(extractor, "nb_max_samples"):  # it marks a short clip at random
+            inputs["is_longer"] = torch.tensor([[len(wave) > extractor.nb_max_samples]])
+        return _pooled(self._call(self.model.get_audio_features, inputs))
+
+    def _call(self, function: Callable, inputs: Any) -> Any:
+        with torch.inference_mode():
+            return function(**{name: value.to(self.device) for name, value in inputs.items()})
+
+    def _each(
+        self, clips: Clips, part: str, what: str, seconds: float | None, compute: Callable[[list], list[np.ndarray]]
+    ) -> Heard:
+        """Arrays of clips from the cache; those that are missing are computed, a few clips at a time."""
+        kept, failed = self.arrays[part], {}
+        first = {key: row for row, key in reversed(list(enumerate(clips.data["key"])))}
+        missing = [row for key, row in sorted(first.items(), key=lambda item: item[1]) if key not in kept]
+        bar = tqdm(total=len(missing), desc=what, unit="clip", disable=not self.progress or not missing)
+        group: list[tuple[str, np.ndarray]] = []
+        for row, item in self._waves(clips, missing, seconds):
+            if isinstance(item, str):
+                failed[clips.data[row]["key"]] = item
+            else:
+                group.append((clips.data[row]["key"], item))
+            if len(group) == self._at_once or row == missing[-1]:
+                for (key, _), values in zip(group, compute([wave for _, wave in group]) if group else [], strict=True):
+                    kept.put(key, values)
+                bar.update(len(group))
+                group = []
+        bar.close()
+        return _heard(clips, kept, failed)
+
+    _at_once = _CLIPS_AT_ONCE
+
+    def _waves(
+        self, clips: Clips, rows: Sequence[int], seconds: float | None
+    ) -> Iterator[tuple[int, np.ndarray | str]]:
+        for row in rows:
+            item = clips.data[row]
+            try:
+                wave = load_waveform(item["audio"], self.rate, name=item["id"], min_samples=self._shortest)
+                yield row, wave if seconds is None else wave[: max(round(seconds * self.rate), self._shortest)]
+            except (AudioError, OSError, RuntimeError) as error:
+                yield row, str(error) or type(error).__name__
+
+    _shortest = 1
+
+    def _hash(self) -> str:
+        from .. import __version__
+
+        digest = hashlib.sha256(__version__.encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        for part in (getattr(self.model, "config", None), getattr(self.processor, "feature_extractor", None)):
+            if part is not None:
+                settings = {k: v for k, v in part.to_dict().items() if k not in _NOT_SETTINGS}
+                digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
+
+
+class SlapListener(Listener):
+    """A SLAP model with its own audio encoder: embeds with `hf_slap.embed`, and serves dense features."""
+
+    dense = True
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.base = getattr(self.model, "slap", self.model)
+        self._config = self.base.audio_model.config
+        self._captioner = None
+        self._shortest = self.processor.feature_extractor.min_samples
+
+    @property
+    def long_clips(self) -> str:
+        config = self._config
+        if config.long_audio == "whole":
+            return "in one piece, however long"
+        return (
+            f"over {config.max_audio_seconds:g} s in windows that overlap by {config.window_overlap_seconds:g} s, "
+            "averaged by the time that each owns"
+        )
+
+    def embed_clips(self, clips: Clips, seconds: float | None = None) -> Heard:
+        first = {key: row for row, key in reversed(list(enumerate(clips.data["key"])))}
+        if seconds is None:
+            sounds = clips.data.select(sorted(first.values())).select_columns(["key", "audio"])
+            source: Any = sounds.rename_column("key", "id")
+        else:
+            source = (
+                {"id": clips.data[row]["key"], "audio": {"array": wave, "sampling_rate": self.rate}}
+                for row, wave in self._waves(clips, sorted(first.values()), seconds)
+                if not isinstance(wave, str)
+            )
+        result = embed(source, self.base, self.processor, output=self.folder / "embeddings", progress=self.progress)
+        found = dict(zip(result.dataset["id"], np.asarray(result.dataset["embedding"], np.float32), strict=True))
+        return _heard(clips, found, dict(result.failed))
+
+    def embed_waves(self, waves: list[np.ndarray]) -> np.ndarray:
+        inputs = self.processor.feature_extractor(waves, sampling_rate=self.rate, return_tensors="pt")
+        return _pooled(self._call(self.base.get_audio_features, inputs))
+
+    def frames(self, clips: Clips, seconds: float | None = None) -> Heard:
+        def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
+            return [columns.mean(1).half().numpy() for columns in self._columns(waves)]
+
+        return self._each(clips, "frames", "dense features", seconds, compute)
+
+    def local_embeds(self, clips: Clips, seconds: float | None = None) -> Heard:
+        """Each patch column with those `LOCAL_SECONDS` before and after it is pooled and projected as a clip is."""
+        reach = round(LOCAL_SECONDS / self.seconds_per_frame())
+
+        def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
+            device = self.base.audio_model.device
+            results = []
+            for columns in self._columns(waves):
+                place = torch.arange(len(columns))[:, None] + torch.arange(-reach, reach + 1)
+                inside = (place >= 0) & (place < len(columns))
+                near = columns[place.clamp(0, len(columns) - 1)].flatten(1, 2).to(device, self.base.dtype)
+                mask = inside.repeat_interleave(columns.shape[1], 1).to(device)
+                with torch.inference_mode():
+                    pooled = self.base.audio_model.pooler(near, mask)
+                    values = torch.nn.functional.normalize(self.base.audio_projection(pooled), dim=-1)
+                results.append(values.float().cpu().numpy())
+            return results
+
+        return self._each(clips, "local", "points in time", seconds, compute)
+
+    def seconds_per_frame(self) -> float:
+        return self._config.patch_frames / self._config.frames_per_second
+
+    def captions(self, clips: Clips, seconds: float | None = None) -> tuple[list[str], Heard]:
+        captioner = self._open_captioner()
+
+        def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
+            written = captioner(waves, sampling_rate=self.rate, batch_size=len(waves))
+            return [np.frombuffer(one[0]["generated_text"].encode(), np.uint8) for one in written]
+
+        heard = self._each(clips, "captions", "captions", seconds, compute)
+        return [bytes(value).decode() for value in heard.values], heard
+
+    def _open_captioner(self):
+        from ..modeling.modeling_slap import SlapForAudioCaptioning
+        from ..modeling.pipeline_slap import AudioCaptioningPipeline
+
+        if self._captioner is None:
+            place = self.model.name_or_path
+            if not place:
+                raise NotMeasured("the model was passed without its folder; pass the folder to judge its captions")
+            captioner, info = SlapForAudioCaptioning.from_pretrained(place, output_loading_info=True)
+            if info["missing_keys"]:
+                raise NotMeasured("the model has no caption decoder")
+            self._captioner = AudioCaptioningPipeline(
+                model=captioner,
+                tokenizer=self.processor.tokenizer,
+                feature_extractor=self.processor.feature_extractor,
+                device=self.base.audio_model.device,
+            )
+        return self._captioner
+
+    def _columns(self, waves: list[np.ndarray]) -> list[torch.Tensor]:
+        """Dense features of clips by patch column, (T, rows, D) each, float32."""
+        inputs = self.processor.feature_extractor(waves, sampling_rate=self.rate, return_tensors="pt")
+        device = self.base.audio_model.device
+        with torch.inference_mode():
+            output = self.base.audio_model(
+                inputs["input_features"].to(device, self.base.dtype), inputs["input_features_mask"].to(device)
+            )
+        return [
+            hidden[mask].unflatten(0, (-1, self._config.patch_rows)).float().cpu()
+            for hidden, mask in zip(output.last_hidden_state, output.attention_mask, strict=True)
+        ]
+
+
+class SentenceTransformerListener(Listener):
+    """A sentence-transformers model that encodes text and audio."""
+
+    @property
+    def rate(self) -> int:
+        found = re.search(r"'sampling_rate': (\d+)", str([getattr(m, "processor", None) for m in self.model]))
+        extractor = next(
+            (e for m in self.model if (e := getattr(getattr(m, "processor", None), "feature_extractor", None))), None
+        )
+        return int(getattr(extractor, "sampling_rate", None) or (found[1] if found else 16_000))
+
+    @property
+    def long_clips(self) -> str:
+        return "the sentence-transformers model's own"
+
+    def _texts(self, texts: list[str]) -> np.ndarray:
+        return self.model.encode(texts, convert_to_numpy=True, show_progress_bar=False)
+
+    def embed_waves(self, waves: list[np.ndarray]) -> np.ndarray:
+        sounds = [{"array": wave, "sampling_rate": self.rate} for wave in waves]
+        return self.model.encode(sounds, convert_to_numpy=True, show_progress_bar=False)
+
+
+def open_listener(
+    model: Any,
+    processor: Any = None,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+    cache: Path,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Listener:
+    """A listener for a model of any of the three kinds.
+
+    Args:
+        model: a folder or Hub id, a model with `get_audio_features` and `get_text_features`, or a
+            `SentenceTransformer`.
+        processor: needed beside a model of transformers.
+        name, revision: see `Listener`.
+        cache: folder of what was computed.
+        device: default: where the model is; for a folder CUDA if there is any, else the CPU.
+        progress: show bars.
+    Raises:
+        ValueError: something else.
+    """
+    if isinstance(model, str | os.PathLike):
+        place = os.fspath(model)
+        name = name or (Path(place).resolve().name if os.path.isdir(place) else place)
+        if name == "model" and os.path.isdir(place):
+            name = Path(place).resolve().parent.name  # as in runs/tiny/model
+        model, processor = _load(place, revision, processor)
+        model = model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    elif device is not None:
+        model = model.to(device)
+    name = name or getattr(model, "name_or_path", "") or type(model).__name__
+    name = Path(name).name if os.path.isdir(name) else name
+    keywords = (name, revision, cache, progress)
+    if type(model).__name__ == "SentenceTransformer":
+        return SentenceTransformerListener(model.eval(), None, *keywords)
+    base = getattr(model, "slap", model)
+    missing = [f for f in ("get_audio_features", "get_text_features") if not hasattr(base, f)]
+    if missing or processor is None:
+        lacks = " and ".join(missing) or "processor="
+        raise ValueError(
+            f"model is {type(model).__name__} without {lacks}; "
+            "accepted are a folder or Hub id, a model with both of these and its processor, and a SentenceTransformer"
+        )
+    audio = getattr(getattr(base, "audio_model", None), "config", None)
+    own = hasattr(base, "audio_projection") and getattr(audio, "model_type", None) == SlapAudioConfig.model_type
+    return (SlapListener if own else Listener)(base.eval(), processor, *keywords)
+
+
+def _load(place: str, revision: str | None, processor: Any) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoProcessor
+
+    if os.path.isfile(os.path.join(place, "modules.json")):
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(place, revision=revision), None
+    keywords = {} if revision is None else {"revision": revision}
+    model = AutoModel.from_pretrained(place, **keywords)
+    return model, processor or AutoProcessor.from_pretrained(place, **keywords)
+
+
+def _heard(clips: Clips, found: Any, failed: dict[str, str]) -> Heard:
+    keys = list(clips.data["key"])
+    here = [key in found and key not in failed for key in keys]
+    rows = np.flatnonzero(here)
+    ids = clips.data["id"]
+    lost = [(ids[row], failed.get(keys[row], "not heard")) for row in np.flatnonzero(~np.array(here)).tolist()]
+    return Heard(_Lazy(found, [keys[row] for row in rows]), rows, lost)
+
+
+class _Lazy(Sequence):
+    """Arrays that are read when they are asked for."""
+
+    def __init__(self, found: Any, keys: list[str]):
+        self._found, self._keys = found, keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __getitem__(self, index):
+        return self._found[self._keys[index]]
+
+
+def _pooled(output: Any) -> np.ndarray:
+    values = output if isinstance(output, torch.Tensor) else output.pooler_output
+    return values.float().cpu().numpy()
+
+
+def unit(values: np.ndarray) -> np.ndarray:
+    """Rows of length 1."""
+    values = np.asarray(values, np.float32)
+    return values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
