@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> Path:
             input_features=batch["input_features"],
             clip_frames=batch["clip_frames"],
         )
-        groups = batch["caption_group"]  # clips with the same caption are not each other's negatives
-        return global_contrastive_loss(outputs.audio_embeds, outputs.text_embeds, slap.scale, groups)
+        scale, bias, kind = slap.scale, slap.bias, slap.config.contrastive_kind
+        return global_contrastive_loss(outputs.audio_embeds, outputs.text_embeds, scale, batch["groups"], bias, kind)
 
     def embed_clips(features, mask, rows):
         return slap.get_audio_features(features, mask).pooler_output.float().cpu().numpy()

@@ -10,6 +10,7 @@ it goes on where it was. The corpus is in <folder>/corpus, to be named as `train
 """
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,17 +38,18 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     shard_bytes = parsed.shard_megabytes * 1_000_000
 
     # ---------------------------------------------------------------------------- each source, to shards of its own
+    # A folder that is not laid out as expected is said before the first one is prepared.
+    sources = [(name, get_recipe(recipe, name=name).records(folder)) for recipe, name, folder in parsed.source]
     prepared = []
-    for recipe, name, folder in parsed.source:
-        records = get_recipe(recipe, name=name).records(folder)
+    for name, records in sources:
         prepared.append(parsed.folder / "sources" / name)
         settings = PrepareSettings(sound, "parquet", shard_bytes, parsed.part_records)
         manifest = prepare(records, prepared[-1], settings, workers=parsed.workers, engine=parsed.engine)
-        tell(started, name, summary(manifest))
+        tell(started, name, summary(manifest, prepared[-1]))
 
     # -------------------------------------------------------------------------------------- compare, leaks, merge
     reports = parsed.folder / "reports"
-    workers = parsed.workers or 1
+    workers = parsed.workers or os.cpu_count() or 1
     clips = index_corpora(prepared, parsed.folder / "index", workers)
     tell(started, "index", f"{len(clips):,} clips fingerprinted")
     evaluation = {name: [path for other, path in parsed.evaluation if other == name] for name, _ in parsed.evaluation}
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     # The sound stays as it was prepared.
     settings = PrepareSettings(SoundSettings("keep", None), parsed.format, shard_bytes, part_records=1_000_000)
     corpus = parsed.folder / "corpus"
-    tell(started, "corpus", summary(prepare(merged, corpus, settings, workers=parsed.workers)))
+    tell(started, "corpus", summary(prepare(merged, corpus, settings, workers=parsed.workers), corpus))
 
     # ----------------------------------------------------------------------------------------- describe, publish
     tell(started, "datasheet", str(write_datasheet(corpus, reports)))
@@ -100,6 +102,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error("a folder and at least one --source are needed; --list shows the recipes")
     if parsed.folder:
         parsed.title = parsed.title or parsed.folder.absolute().name
+    for name, path in parsed.evaluation:
+        if not path.expanduser().exists():
+            more = f"\n{RECIPES[name].how_to_get}" if name in RECIPES else ""
+            parser.error(f"--evaluation {name}: there is no {str(path)!r}{more}")
     names = [name for _, name, _ in parsed.source]
     if len(set(names)) < len(names):
         parser.error(f"sources are called {names}; give each a name of its own, RECIPE:NAME=FOLDER")

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from hf_slap import AudioError, SlapFeatureExtractor, SlapForPreTraining, SlapProcessor, save_folder
-from hf_slap.checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from hf_slap.checkpoint import checkpoint_to_resume, last_checkpoint, load_checkpoint, save_checkpoint
 from hf_slap.collapse import CollapseWatch
 from hf_slap.compute import matmul_rate, step_operations
 from hf_slap.data import (
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> Path:
         log_with=None if config.tracker == "none" else config.tracker,
         project_dir=run_folder,
     )
-    checkpoint = last_checkpoint(checkpoints)
+    checkpoint = checkpoint_to_resume(checkpoints)
     if checkpoint and not parsed.resume:
         parser.error(f"{run_folder} holds {checkpoint.name}; pass --resume to go on, or another run_folder=...")
     if is_main():
@@ -276,10 +276,11 @@ def give_up(why: str, done: int, skipped: SkippedSteps, checkpoints: Path, save:
     good, last = done - skipped.in_a_row, last_checkpoint(checkpoints)
     if good and (last is None or last.name < f"step-{good:08d}"):  # a later one has the same weights
         last = save(good, counters=skipped.counters_when_good)
+    kept = f"The last good step is {good}, in checkpoint {last}" if last else "No step was good"
     raise TooManySkippedSteps(
-        f"{why} were skipped; {SKIPPED_FILE} in {checkpoints.parent} says why and lists their clips. The last good "
-        f"step is {good}, in checkpoint {last}. Leave these clips out or lower peak_learning_rate, in a new run; "
-        "--resume tries the same steps again, and with a larger max_skipped_steps goes past them"
+        f"{why} were skipped; {SKIPPED_FILE} in {checkpoints.parent} says why and lists their clips. {kept}. Leave "
+        "these clips out or lower peak_learning_rate, in a new run; --resume tries the same steps again, and with a "
+        "larger max_skipped_steps goes past them"
     )
 
 

@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> Path:
 
     def loss_of(wrapped, batch):
         logits = wrapped(input_features=batch["input_features"], clip_frames=batch["clip_frames"]).logits
-        counts = [batch["task_clips"][number] for number in range(len(tasks))]
+        counts = [batch["task_clips"].get(number, 0) for number in range(len(tasks))]
         parts = zip(tasks, logits.split(counts), batch["targets"].split(counts), strict=True)
         losses = {task.name: task.loss(mine, target) for task, mine, target in parts}
         return sum(task.settings.weight * losses[task.name] for task in tasks), losses

@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from .distributed import gather_rows, is_main, raise_together, rank
+from .distributed import gather_objects, gather_rows, is_main, raise_together, rank
 
 STATE_FILE = "state.json"
 _FORMAT = 1
@@ -51,7 +51,7 @@ def save_checkpoint(
     settings: dict | None = None,
     keep: int = 3,
 ) -> Path:
-    """Writes `folder/step-...`, then removes all but the last `keep` checkpoints. Call on every rank.
+    """Writes `folder/step-...`, then removes all but the last `keep` whole checkpoints. Call on every rank.
 
     Args:
         folder: the run's checkpoint folder, made when missing.
@@ -128,6 +128,22 @@ def load_checkpoint(
     return {**state["counters"], "step": state["step"]}
 
 
+def checkpoint_to_resume(folder: str | Path) -> Path | None:
+    """`last_checkpoint`, the same on every rank. Call on every rank, while nobody writes.
+
+    Raises:
+        CheckpointError: ranks see different ones.
+    """
+    found = last_checkpoint(folder)
+    seen = gather_objects(found and found.name)
+    if len(set(seen)) > 1:
+        raise CheckpointError(
+            f"the processes see different last checkpoints in {folder}: {seen}, in the order of ranks; the run folder "
+            "must lie on a disk that all machines share"
+        )
+    return found
+
+
 def last_checkpoint(folder: str | Path) -> Path | None:
     """The whole checkpoint with the highest step, passing over half-written ones; None when there is none."""
     return next((path for path in reversed(_checkpoints(Path(folder))) if _read_state(path)), None)
@@ -178,7 +194,9 @@ def _without_aliases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _rotate(folder: Path, keep: int) -> None:
-    for old in _checkpoints(folder)[: -max(keep, 1)]:
+    whole = [path for path in _checkpoints(folder) if _read_state(path)]
+    kept = whole[-max(keep, 1) :]  # one that is not whole must not count as one of them
+    for old in set(_checkpoints(folder)) - set(kept):
         doomed = folder / f".deleting-{old.name}"
         os.replace(old, doomed)  # a checkpoint that is half deleted must not carry its name
         shutil.rmtree(doomed, ignore_errors=True)

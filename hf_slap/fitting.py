@@ -8,6 +8,7 @@ that of one: the global batch is planned first and then shared out.
 import argparse
 import dataclasses
 import itertools
+import math
 import os
 import shutil
 import time
@@ -27,7 +28,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from .checkpoint import last_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import checkpoint_to_resume, last_checkpoint, load_checkpoint, save_checkpoint
 from .data import ClipSettings, PretrainDataset, load_corpus, plan_epoch, run_batches, share
 from .data.batching import ClipRef
 from .distributed import (
@@ -47,7 +48,7 @@ from .optimization import learning_rate, set_learning_rate
 from .registration import save_folder
 from .starting_points import layerwise_groups
 from .training_config import checked, clip_settings, lasting_settings, read_values
-from .training_log import METRICS_FILE, PICTURE_FILE, TrainingLog, note_skipped, read_metrics
+from .training_log import METRICS_FILE, PICTURE_FILE, TrainingLog, note_skipped, read_metrics, tracker_settings
 
 OPTIMIZERS = ("adamw", "sgd")
 # Fields that may change when a run is resumed: they say what is watched and written, not what is computed.
@@ -197,7 +198,10 @@ def begin(
 
     on_main(note)
     if config.tracker != "none":
-        accelerator.init_trackers("slap-finetune", {"config": config.to_yaml()})
+        checkpoint = checkpoint_to_resume(run_folder / "checkpoints")
+        done = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+        same_run = tracker_settings(config.tracker, run_folder, done) if is_main() else {}
+        accelerator.init_trackers("slap-finetune", {"config": config.to_yaml()}, init_kwargs=same_run)
     set_seed(config.seed)
     return config, accelerator
 
@@ -306,14 +310,25 @@ def my_part(batch: list[ClipRef], durations: Sequence[float], max_seconds: float
 def make_loader(
     config: LoopConfig, clips: torch.utils.data.Dataset, batches: Iterable[list], collate: Callable
 ) -> DataLoader:
+    """Reads batches, none of which may be empty."""
     return DataLoader(
         clips,
-        batch_sampler=batches,
+        batch_sampler=_none_empty(batches),
         collate_fn=collate,
         num_workers=config.workers,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, or starting the loader would draw from torch's random state
     )
+
+
+def _none_empty(batches: Iterable[list]) -> Iterator[list]:
+    for batch in batches:
+        if not batch:
+            raise ValueError(
+                f"a step has too few clips for {world_size()} processes, one of which has none; raise batch_clips or "
+                "batch_seconds, or launch fewer"
+            )
+        yield batch
 
 
 class _WholeClips(torch.utils.data.Dataset):
@@ -417,7 +432,7 @@ def fit(
     kept = TrainedWeights(model) if adapted else wrapped
     measure, better = best
     first_step, record = 0, None
-    if checkpoint := last_checkpoint(checkpoints):
+    if checkpoint := checkpoint_to_resume(checkpoints):
         state = load_checkpoint(checkpoint, kept, optimizer, settings=config.settings())
         first_step, record = state["step"], state["record"]
         accelerator.print(f"continuing after step {first_step}, from {checkpoint}")
@@ -447,10 +462,10 @@ def fit(
             set_learning_rate(optimizer, rate)
             losses = loss_of(wrapped, batch)
             loss, parts = losses if isinstance(losses, tuple) else (losses, {})
-            refuse_not_finite(step, loss, batch["ids"])
             accelerator.backward(loss)
             limit = config.gradient_clip if config.gradient_clip is not None else float("inf")
             gradient_norm = accelerator.clip_grad_norm_(wrapped.parameters(), limit)
+            refuse_not_finite(step, loss, gradient_norm, batch["ids"])
             prepared_optimizer.step()
             if hasattr(model, "clamp_logit_scale"):
                 model.clamp_logit_scale()
@@ -507,13 +522,14 @@ def build_optimizer(config: LoopConfig, model: nn.Module) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon)
 
 
-def refuse_not_finite(step: int, loss: Tensor, ids: Sequence[str]) -> None:
-    """Stops the run on every rank where the loss is not finite, naming the clips; the best model is saved already."""
-    error = None
-    if not torch.isfinite(loss):
+def refuse_not_finite(step: int, loss: Tensor, gradient_norm: Tensor, ids: Sequence[str]) -> None:
+    """Stops the run on every rank, before the weights are changed, where the loss or the gradient is not finite, naming
+    the clips; the best model is saved already."""
+    error, loss, norm = None, loss.item(), float(gradient_norm)
+    if not (math.isfinite(loss) and math.isfinite(norm)):
         error = FloatingPointError(
-            f"the loss of step {step + 1} is {loss.item()}; clips {list(ids)}. Lower learning_rate, or leave these "
-            "clips out"
+            f"the loss of step {step + 1} is {loss}, the norm of its gradient {norm}; clips {list(ids)}. Lower "
+            "learning_rate, or leave these clips out"
         )
     raise_together(error)
 

@@ -42,7 +42,7 @@ class ContrastiveCache:
             self._states.append(random_state(self.device))
             with torch.no_grad():
                 outputs.append(model(**model_inputs(batch, weights), shared_masked_pass=shared_masked_pass))
-        self._clips = [len(batch["caption_group"]) for batch in batches]
+        self._clips = [len(batch["groups"]) for batch in batches]
         whole = {
             name: torch.cat([getattr(x, name)[:n] for x, n in zip(outputs, self._clips, strict=True)])
             for name in _PER_CLIP
@@ -51,7 +51,7 @@ class ContrastiveCache:
         whole |= {name: value.detach().clone() for name, value in shared.items() if value is not None}
         for tensor in whole.values():
             tensor.requires_grad_()
-        groups = {"caption_group": torch.cat([batch["caption_group"] for batch in batches])}
+        groups = {"groups": torch.cat([batch["groups"] for batch in batches])}
         weights["masked"] = 0.0
         loss = pretraining_losses(SlapPreTrainingOutput(**whole), groups, weights)["contrastive"]
         loss.backward()

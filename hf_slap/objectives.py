@@ -178,7 +178,7 @@ def global_contrastive_loss(
         audio_embeds: (B, D), unit norm, of this rank; B may differ between ranks.
         text_embeds: (B, D), unit norm; row i belongs to audio row i.
         scale: (), the multiplier itself.
-        groups: (B,), int64, equal for clips that must not be each other's negatives (same caption).
+        groups: (B, G), int64, see `same_group`: such clips must not be each other's negatives.
         bias: (), added to the logits of the sigmoid loss; None adds nothing.
         kind: "softmax" (InfoNCE) or "sigmoid".
         reduction: "mean", or "none": the cost of each clip by itself, whose mean over all ranks' clips is the loss.
@@ -196,7 +196,7 @@ def global_contrastive_loss(
     first = sum(rows_per_rank(groups)[: rank()])
     partner = torch.arange(first, first + len(groups), device=groups.device)  # (B,), the column of each row's partner
     everyone = gather_rows(groups)
-    ignore = groups[:, None] == everyone[None, :]  # (B, all)
+    ignore = same_group(groups, everyone)  # (B, all)
     ignore[torch.arange(len(groups), device=groups.device), partner] = False
     if kind == "sigmoid":
         costs = sigmoid_contrastive_loss(audio, gather_with_gradient(text), scale, bias, ignore, first, "none")
@@ -208,6 +208,12 @@ def global_contrastive_loss(
 
     total = cost(audio, gather_with_gradient(text)) + cost(text, gather_with_gradient(audio))
     return total / 2 if reduction == "none" else total * (world_size() / (2 * len(everyone)))
+
+
+def same_group(groups: Tensor, others: Tensor) -> Tensor:
+    """(B, C) bool: which clips have a group in common, such as the clip itself or its caption, from their groups
+    (B, G) and (C, G)."""
+    return (groups[:, None] == others[None, :]).any(-1)
 
 
 def clip_of_masked_patch(clip_tokens: list[int], patch_mask: Tensor) -> Tensor:
@@ -262,7 +268,7 @@ def pretraining_losses(
     """
     parts, everyone = {}, everyone or {}
     if weights["contrastive"]:
-        groups = batch["caption_group"]
+        groups = batch["groups"]
         clips = len(groups)  # 0 for the collator's stand-in, which no loss must see
         parts["contrastive"] = global_contrastive_loss(
             outputs.audio_embeds[:clips], outputs.text_embeds[:clips], outputs.logit_scale, groups,

@@ -198,7 +198,8 @@ class TaskClips(torch.utils.data.Dataset):
 
 
 def pack_tasks(items: Sequence[tuple[int, LabelledClip | SkippedClip]]) -> dict:
-    """`pack_clips`, and under "task_clips" {number of the task: its clips}; the clips of a task follow one another."""
+    """`pack_clips`, and under "task_clips" {number of the task: its clips}, less the tasks of which this rank has
+    none; the clips of a task follow one another."""
     kept = [number for number, clip in items if isinstance(clip, LabelledClip)]
     return {**pack_clips([clip for _, clip in items]), "task_clips": {n: kept.count(n) for n, _ in items}}
 

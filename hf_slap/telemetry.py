@@ -19,7 +19,7 @@ from torch import Tensor
 from .compute import memory_gb
 from .distributed import gather_objects, gather_rows, sum_over_ranks, world_size
 from .modeling.losses_slap import at_least_float32
-from .objectives import clip_of_masked_patch, global_contrastive_loss
+from .objectives import clip_of_masked_patch, global_contrastive_loss, same_group
 from .prototypes import PrototypeTargets, patch_costs, prototype_statistics
 
 DURATION_EDGES = (1, 2, 5, 10, 20)  # seconds
@@ -92,10 +92,10 @@ class StepTelemetry:
             audio_embeds, text_embeds: (B, D), unit norm, of all of them in their order.
             scale, bias, kind: as in `objectives.global_contrastive_loss`.
         """
-        groups = torch.cat([batch["caption_group"] for batch in batches])
+        groups = torch.cat([batch["groups"] for batch in batches])
         cost = global_contrastive_loss(audio_embeds, text_embeds, scale, groups, bias, kind, reduction="none")
         bins = [found for batch in batches for found in bins_of(batch)]
-        self._add("contrastive", bins, cost, torch.ones_like(groups))
+        self._add("contrastive", bins, cost, torch.ones_like(groups[:, 0]))
         self._values |= embedding_health(audio_embeds, text_embeds) | false_negatives(groups)
         self._values["logit_scale"] = float(scale)
         if bias is not None:
@@ -151,8 +151,6 @@ class StepTelemetry:
 def bins_of(batch: Mapping) -> list[list[str]]:
     """For each clip "source/<its source>", where it has one, and "seconds/<range of its duration>"."""
     if not batch["ids"]:
-        return []
-    if not len(batch["caption_group"]):
         return []  # the stand-in for clips that are all broken
     seconds_per_frame = batch["audio_seconds"] / sum(batch["clip_frames"])
     return [
@@ -216,13 +214,14 @@ def false_negatives(groups: Tensor) -> dict[str, float]:
     """Pairs of clips that are not each other's negatives, because clip or caption are the same.
 
     Args:
-        groups: (B,) int64, of this rank.
+        groups: (B, G) int64, of this rank.
     Returns:
         "false_negatives", ordered pairs of different clips over all ranks that the contrastive loss leaves out, and
         "false_negative_share", their share of all such pairs.
     """
-    _, counts = gather_rows(groups).unique(return_counts=True)
-    clips, pairs = int(counts.sum()), int((counts * counts).sum() - counts.sum())
+    everyone = gather_rows(groups)
+    clips = len(everyone)
+    pairs = int(sum_over_ranks(same_group(groups, everyone).sum())) - clips
     return {"false_negatives": pairs, "false_negative_share": pairs / max(clips * (clips - 1), 1)}
 
 

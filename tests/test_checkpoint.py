@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_slap.checkpoint import CheckpointError, last_checkpoint, load_checkpoint, save_checkpoint
+from hf_slap.checkpoint import CheckpointError, checkpoint_to_resume, last_checkpoint, load_checkpoint, save_checkpoint
 from hf_slap.optimization import parameter_groups
 
 from processes import die_at  # isort: skip
@@ -117,6 +117,8 @@ def test_half_written_checkpoints_are_passed_over(tmp_path):
     with pytest.raises(CheckpointError, match="not a whole checkpoint"):
         run.load(torn)
     assert last_checkpoint(tmp_path / "nowhere") is None
+    later = run.save(tmp_path, 3, keep=1)
+    assert last_checkpoint(tmp_path) == later and list(tmp_path.iterdir()) == [later], "they do not count as kept"
 
 
 def test_saving_a_step_again_replaces_it(tmp_path):
@@ -228,3 +230,11 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match="could not write checkpoint .* There is no earlier checkpoint"):
         Run().save(tmp_path / "checkpoints", 1)
+
+
+def test_machines_that_do_not_share_the_run_folder_are_told_so(tmp_path, monkeypatch):
+    saved = Run().save(tmp_path, 3)
+    assert checkpoint_to_resume(tmp_path) == saved and checkpoint_to_resume(tmp_path / "nowhere") is None
+    monkeypatch.setattr("hf_slap.checkpoint.gather_objects", lambda name: [name, None])
+    with pytest.raises(CheckpointError, match=r"\['step-00000003', None\].*disk that all machines share"):
+        checkpoint_to_resume(tmp_path)

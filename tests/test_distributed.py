@@ -70,8 +70,8 @@ def test_a_failure_of_the_first_rank_stops_the_others_too(two):
 
 def test_the_contrastive_loss_and_its_gradients_are_those_of_the_global_batch(two):
     audio, text, scale = pairs()
-    groups = torch.tensor([5, 6, 7, 5, 8])  # a caption that clips of both ranks share
-    expected = contrastive_loss(audio, text, scale.exp(), groups[:, None] == groups[None])
+    groups = torch.tensor([[5], [6], [7], [5], [8]])  # a caption that clips of both ranks share
+    expected = contrastive_loss(audio, text, scale.exp(), groups == groups.T)
     expected.backward()
     assert abs(np.mean([results["contrastive"].item() for results in two]) - expected.item()) < 1e-12
     for name, leaf in (("audio", audio), ("text", text)):
@@ -84,8 +84,8 @@ def test_the_contrastive_loss_and_its_gradients_are_those_of_the_global_batch(tw
 def test_the_sigmoid_loss_and_its_gradients_are_those_of_the_global_batch(two):
     audio, text, scale = pairs()
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
-    groups = torch.tensor([5, 6, 7, 5, 8])
-    expected = sigmoid_contrastive_loss(audio, text, scale.exp(), bias, groups[:, None] == groups[None])
+    groups = torch.tensor([[5], [6], [7], [5], [8]])
+    expected = sigmoid_contrastive_loss(audio, text, scale.exp(), bias, groups == groups.T)
     expected.backward()
     assert abs(np.mean([results["sigmoid"].item() for results in two]) - expected.item()) < 1e-12
     for name, leaf in (("audio", audio), ("text", text)):
@@ -174,7 +174,7 @@ def worker(rank: int, folder: str) -> None:
 
     audio, text, scale = pairs()
     audio, text = (x.detach()[share].clone().requires_grad_() for x in (audio, text))
-    loss = global_contrastive_loss(audio, text, scale.exp(), torch.tensor([5, 6, 7, 5, 8])[share])
+    loss = global_contrastive_loss(audio, text, scale.exp(), torch.tensor([[5], [6], [7], [5], [8]])[share])
     loss.backward()
     results |= {"contrastive": loss.detach(), "scale_gradient": scale.grad}
     results |= {"audio_gradient": audio.grad, "text_gradient": text.grad}
@@ -182,7 +182,7 @@ def worker(rank: int, folder: str) -> None:
     audio, text, scale = pairs()
     audio, text = (x.detach()[share].clone().requires_grad_() for x in (audio, text))
     bias = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
-    groups = torch.tensor([5, 6, 7, 5, 8])[share]
+    groups = torch.tensor([[5], [6], [7], [5], [8]])[share]
     loss = global_contrastive_loss(audio, text, scale.exp(), groups, bias, "sigmoid")
     loss.backward()
     gradients = {"audio": audio.grad, "text": text.grad, "scale": scale.grad, "bias": bias.grad}
@@ -278,7 +278,7 @@ def global_batch():
         "input_ids": words,
         "attention_mask": torch.ones_like(words),
         "labels": labels,
-        "caption_group": torch.tensor([5, 6, 7, 5, 8]),
+        "groups": torch.tensor([[5], [6], [7], [5], [8]]),
     }
 
 

@@ -137,8 +137,8 @@ def test_masked_patches_know_their_clip():
 
 def test_on_one_process_the_global_contrastive_loss_is_the_contrastive_loss():
     audio, text = (nn.functional.normalize(torch.randn(5, 3, generator=seeded(s)), dim=-1) for s in (0, 1))
-    groups = torch.tensor([3, 1, 3, 7, 7])
-    ignore = groups[:, None] == groups[None]
+    groups = torch.tensor([[3], [1], [3], [7], [7]])
+    ignore = groups == groups.T
     expected = contrastive_loss(audio, text, torch.tensor(9.0), ignore)
     assert torch.allclose(global_contrastive_loss(audio, text, torch.tensor(9.0), groups), expected)
 
@@ -146,15 +146,15 @@ def test_on_one_process_the_global_contrastive_loss_is_the_contrastive_loss():
 def test_clips_with_the_same_caption_are_not_each_others_negatives():
     pairs = torch.eye(2)
     one = torch.tensor(1.0)
-    different = global_contrastive_loss(pairs, pairs, one, torch.tensor([1, 2]))
+    different = global_contrastive_loss(pairs, pairs, one, torch.tensor([[1], [2]]))
     assert different.item() == pytest.approx(math.log(1 + 1 / math.e))
-    assert global_contrastive_loss(pairs, pairs, one, torch.tensor([1, 1])).item() == 0.0
+    assert global_contrastive_loss(pairs, pairs, one, torch.tensor([[1], [1]])).item() == 0.0
 
 
 def test_on_one_process_the_global_sigmoid_loss_is_the_sigmoid_loss():
     audio, text = (nn.functional.normalize(torch.randn(5, 3, generator=seeded(s)), dim=-1) for s in (0, 1))
-    groups, scale, bias = torch.tensor([3, 1, 3, 7, 7]), torch.tensor(9.0), torch.tensor(-4.0)
-    expected = sigmoid_contrastive_loss(audio, text, scale, bias, groups[:, None] == groups[None])
+    groups, scale, bias = torch.tensor([[3], [1], [3], [7], [7]]), torch.tensor(9.0), torch.tensor(-4.0)
+    expected = sigmoid_contrastive_loss(audio, text, scale, bias, groups == groups.T)
     assert torch.allclose(global_contrastive_loss(audio, text, scale, groups, bias, "sigmoid"), expected)
     for kind in ("softmax", "hinge"):
         with pytest.raises(ValueError, match="a bias with sigmoid only"):
@@ -270,5 +270,5 @@ def small_batch():
         "input_ids": torch.tensor([[1, 2], [3, 4]]),
         "attention_mask": torch.ones(2, 2, dtype=torch.long),
         "labels": torch.tensor([[5, 6, 7], [8, 9, -100]]),
-        "caption_group": torch.tensor([1, 2]),
+        "groups": torch.tensor([[1], [2]]),
     }

@@ -15,7 +15,7 @@ from hf_slap.distributed import sum_over_ranks
 from hf_slap.engine import start_engine, wrap
 from hf_slap.gradient_cache import ContrastiveCache
 from hf_slap.modeling.losses_slap import contrastive_loss, sigmoid_contrastive_loss
-from hf_slap.objectives import AudioTeacher, draw_patch_mask, keep_trainable, model_inputs
+from hf_slap.objectives import AudioTeacher, draw_patch_mask, keep_trainable, model_inputs, same_group
 from hf_slap.optimization import parameter_groups
 from hf_slap.pretraining_step import pretraining_step
 from hf_slap.telemetry import StepTelemetry
@@ -149,9 +149,9 @@ def test_with_dropout_the_cached_gradient_is_that_of_keeping_all_activations(kin
 
     torch.manual_seed(1)
     kept = [model(**model_inputs(batch, weights)) for batch in batches]
-    groups = torch.cat([batch["caption_group"] for batch in batches])
+    groups = torch.cat([batch["groups"] for batch in batches])
     audio, text = (torch.cat([getattr(x, name) for x in kept]) for name in ("audio_embeds", "text_embeds"))
-    scale, ignore = kept[0].logit_scale, groups[:, None] == groups[None]
+    scale, ignore = kept[0].logit_scale, same_group(groups, groups)
     if kind == "softmax":
         loss = contrastive_loss(audio, text, scale, ignore)
     else:

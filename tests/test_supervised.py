@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_slap import SlapForAudioClassification
+from hf_slap import SlapForAudioClassification, fitting
 from hf_slap.classification import Classes, LabelledClip
 from hf_slap.data import SkippedClip
 from hf_slap.fitting import LoopConfig
@@ -41,7 +41,7 @@ def test_shares_of_a_step_are_those_of_the_corpora_to_a_power():
     assert clips_per_task(TWO, 4, 1.0) == [3, 2], "never fewer than two"
 
 
-def test_every_step_has_every_task_and_going_on_is_the_rest():
+def test_every_step_has_every_task_and_going_on_is_the_rest(monkeypatch):
     def batches(first, last):
         return list(task_batches(LoopConfig(batch_clips=6), TWO, 0.5, 0.3, 30.0, first, last))
 
@@ -50,6 +50,14 @@ def test_every_step_has_every_task_and_going_on_is_the_rest():
     assert steps[2:] == batches(2, 5)
     heard = [pair.clip.index for step in steps[:4] for task, pair in step if task == 0]
     assert sorted(heard) == list(range(16)), "each clip once, before any comes again"
+    monkeypatch.setattr(fitting, "world_size", lambda: 3)
+    parts = []
+    for number in range(3):
+        monkeypatch.setattr(fitting, "rank", lambda number=number: number)
+        parts.append(batches(0, 5))
+    assert any({task for task, _ in step} == {0} for part in parts for step in part), "fewer clips of a task than ranks"
+    for step, whole in enumerate(steps):
+        assert sorted(sum((part[step] for part in parts), [])) == sorted(whole)
     partners = {(task, pair.over.index) for task, pair in steps[0]}
     assert partners == {(task, pair.clip.index) for task, pair in steps[0]}, "of the same task"
 

@@ -126,7 +126,7 @@ def test_micro_batches_tell_what_the_whole_step_tells(told, batch, step, tiny_pr
 
 def part_of(batch, rows):
     tokens = slice(sum(batch["clip_tokens"][: rows.start]), sum(batch["clip_tokens"][: rows.stop]))
-    per_clip = ("clip_frames", "clip_tokens", "ids", "sources", "labels", "caption_group")
+    per_clip = ("clip_frames", "clip_tokens", "ids", "sources", "labels", "groups")
     seconds = sum(batch["clip_frames"][rows]) / 100
     return {
         **{name: batch[name][rows] for name in per_clip},
@@ -168,9 +168,11 @@ def test_the_gap_is_the_distance_of_the_centroids():
 
 
 def test_pairs_that_are_no_negatives_are_counted_both_ways():
-    found = false_negatives(torch.tensor([4, 7, 4, 4]))
+    found = false_negatives(torch.tensor([[1, 4], [2, 7], [3, 4], [3, 4]]))
     assert found == {"false_negatives": 6, "false_negative_share": 0.5}
-    assert false_negatives(torch.tensor([4]))["false_negative_share"] == 0
+    assert false_negatives(torch.tensor([[1, 4]]))["false_negative_share"] == 0
+    # the first and the second are one clip, the second and the third have one caption
+    assert false_negatives(torch.tensor([[1, 4], [1, 5], [2, 5], [3, 6]]))["false_negatives"] == 4
 
 
 # ------------------------------------------------------------------------------------------------------- speed

@@ -45,7 +45,7 @@ def plan_epoch(
         max_seconds: longer clips are cropped to this, and count as this.
         max_clips: no batch has more; None is no limit.
         min_clips: no batch has fewer, even if that takes more than `batch_seconds`. At least 2 (one clip has no
-            negative), and at least the number of ranks.
+            negative). Not the number of ranks: then the order would depend on it.
         order: the epoch's rows in their order, as from `sampling.epoch_order`; default: every row once, shuffled.
     Returns:
         One list of rows of the corpus after the other, made when it is asked for. No row occurs twice unless it does in
@@ -114,9 +114,9 @@ def share(
         world: number of ranks.
         max_seconds: as in `plan_epoch`.
     Returns:
-        At least one row, in the order of the batch.
+        Its rows, in the order of the batch; none for some ranks where there are fewer clips than ranks.
     Raises:
-        ValueError: a rank that does not exist, or fewer clips than ranks.
+        ValueError: a rank that does not exist, or a duration that is not a number.
     """
     owners = _owners(batch, durations, world, max_seconds)
     if not 0 <= rank < world:
@@ -170,16 +170,17 @@ def run_batches(
 
     Args:
         durations, batch_seconds, seed, max_seconds, max_clips: as in `plan_epoch`.
-        rank, world, accumulation: as in `rank_batches`; every step has `accumulation` micro-batches.
+        rank, world, accumulation: as in `rank_batches`; every step has `accumulation` micro-batches, some of them empty
+            where it has few clips.
         order: the rows of an epoch, from its number, as from `sampling.epoch_orders`; default: as in `plan_epoch`.
     Raises:
         ValueError: as in `plan_epoch` and `share`.
     """
-    durations, smallest, step = np.asarray(durations), max(2, world * accumulation), 0
+    durations, step = np.asarray(durations), 0
     for epoch in itertools.count() if first_step < last_step else ():
         start = 0
         rows = None if order is None else order(epoch)
-        for batch in plan_epoch(durations, batch_seconds, seed, epoch, max_seconds, max_clips, smallest, rows):
+        for batch in plan_epoch(durations, batch_seconds, seed, epoch, max_seconds, max_clips, order=rows):
             if step >= first_step:
                 yield from _micro_batches(batch, start, durations, epoch, rank, world, max_seconds, accumulation)
             start += len(batch)
@@ -215,11 +216,6 @@ def _micro_batches(
 
 def _owners(batch: Sequence[int], durations: Sequence[float], world: int, max_seconds: float) -> list[int]:
     """The rank of every clip of the batch. The longest clip first, each goes to the rank with the least to do."""
-    if len(batch) < world:
-        raise ValueError(
-            f"a batch of {len(batch)} clips cannot be shared by {world} ranks; raise batch_seconds, "
-            "or plan with min_clips at least the number of ranks (times the micro-batches of a step)"
-        )
     seconds = [min(float(durations[index]), max_seconds) for index in batch]
     if any(map(math.isnan, seconds)):
         raise ValueError("a duration is not a number")

@@ -3,7 +3,7 @@
 Letters: B clips, F frames of all clips together, M mel bins, N patches of all clips together, L tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from datasets import Dataset
 from ..modeling.audio_slap import AudioError
 from .augmentation import apply_gain, low_pass, mix, random_crop, spec_augment
 from .batching import ClipRef
-from .records import repeated, stable_hash
+from .records import stable_hash
 
 _PARTNERS_TRIED = 8
 
@@ -36,7 +36,7 @@ class ClipSettings:
             caption joined by "and".
         mix_level_db: the second is up to so much louder or softer than the first, uniformly.
         group_column: clips equal in this column are not each other's negatives, such as "label" where few captions
-            describe many clips. Default: clips with equal captions, or with an id that several rows have.
+            describe many clips. Default: clips with equal captions, or with the same id.
         patch_frames, patch_bins: of the audio encoder.
         cache_mb: memory for decoded clips, in MB (1e6 bytes), in every worker of the loader.
     Raises:
@@ -93,7 +93,7 @@ class TrainingClip:
     features: np.ndarray  # (T, M) float32, SpecAugmented
     teacher_features: np.ndarray  # (T, M) float32
     patch_mask: np.ndarray  # (patches,) bool, time-major
-    group: int
+    groups: tuple[int, int]  # of the clip itself, of its caption
     seconds: float
     laid_over: int | None = None  # row of the clip that was mixed in
     parallel_caption: bool | None = None  # None: not asked for
@@ -129,8 +129,12 @@ class PretrainDataset(torch.utils.data.Dataset):
         settings: ClipSettings | None = None,
     ):
         settings = settings or ClipSettings()
-        needed = ["id", "audio", "captions", *([settings.group_column] if settings.group_column else [])]
-        if missing := [column for column in needed if column not in corpus.column_names]:
+        if settings.group_column and settings.group_column not in corpus.column_names:
+            raise ValueError(
+                f"clips are to be grouped by the column {settings.group_column!r} (group_column), the corpus has "
+                f"{corpus.column_names}; name one of these, or null to group clips by their caption"
+            )
+        if missing := [column for column in ("id", "audio", "captions") if column not in corpus.column_names]:
             raise ValueError(
                 f"the corpus has no column {missing}; its columns are {corpus.column_names}; open it with load_corpus"
             )
@@ -138,7 +142,6 @@ class PretrainDataset(torch.utils.data.Dataset):
         self.feature_extractor = feature_extractor
         self.draw_patch_mask = draw_patch_mask
         self.settings = settings
-        self._repeated_ids = set() if settings.group_column else repeated(lambda: _column(corpus, "id"))
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = settings.cache_mb * 1e6
 
@@ -179,7 +182,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             features=augmented,
             teacher_features=features,
             patch_mask=self.draw_patch_mask(columns, rows, settings.mask_ratio, mask_rng),
-            group=self._group(row, caption),
+            groups=self._groups(row, caption),
             seconds=len(features) * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate,
             parallel_caption=bool(decoding_rng.random() < share) if share else None,
             source=row.get("source") or "",
@@ -197,7 +200,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             features=features,
             teacher_features=features,
             patch_mask=np.zeros(bins // settings.patch_bins, dtype=bool),
-            group=0,
+            groups=(0, 0),
             seconds=0.0,
             parallel_caption=False if settings.parallel_caption_share else None,
         )
@@ -266,12 +269,10 @@ class PretrainDataset(torch.utils.data.Dataset):
             self._cache[index] = array
             self._cache_room -= array.nbytes
 
-    def _group(self, row: dict, caption: str) -> int:
+    def _groups(self, row: dict, caption: str) -> tuple[int, int]:
         if self.settings.group_column:
-            return stable_hash(f"group {row[self.settings.group_column]}")
-        if row["id"] in self._repeated_ids:
-            return stable_hash(f"clip {row['id']}")
-        return stable_hash(f"caption {' '.join(caption.lower().split())}")
+            return (stable_hash(f"group {row[self.settings.group_column]}"),) * 2
+        return stable_hash(f"clip {row['id']}"), stable_hash(f"caption {' '.join(caption.lower().split())}")
 
 
 class PretrainCollator:
@@ -314,9 +315,10 @@ class PretrainCollator:
             frames of each clip; "clip_tokens", its patches; "patch_mask" (N,) bool, True is not seen by the student;
             "input_ids" and "attention_mask" (B, L); "labels" (B, L2), the caption then eos, -100 has no loss;
             "caption_parallel" (B,) bool, captions that the decoder writes at once, where `parallel_caption_share` asks;
-            "caption_group" (B,) int64, equal for clips that are not each other's negatives, comparable between ranks;
+            "groups" (B, 2) int64, of the clip and of its caption: clips that have one of them in common are not each
+            other's negatives; comparable between ranks;
             "ids"; "sources", "" where the corpus names none; "captions"; "audio_seconds"; "skipped", (id, reason) of
-            the clips left out. Where the stand-in is all there is, "caption_group", "ids", "sources" and "captions" are
+            the clips left out. Where the stand-in is all there is, "groups", "ids", "sources" and "captions" are
             empty, and its mask and labels leave nothing to learn: it has no part in any loss.
         Raises:
             ValueError: not one clip is left, and there is no stand-in.
@@ -325,7 +327,7 @@ class PretrainCollator:
         clips = [clip for clip in clips if isinstance(clip, TrainingClip)]
         if not clips and self.stand_in is not None:
             batch = self([self.stand_in])
-            nobody = {"caption_group": batch["caption_group"][:0], "ids": [], "sources": [], "captions": []}
+            nobody = {"groups": batch["groups"][:0], "ids": [], "sources": [], "captions": []}
             return {**batch, **nobody, "labels": torch.full_like(batch["labels"], -100), "skipped": skipped}
         if not clips:
             listed = "; ".join(f"{name}: {reason}" for name, reason in skipped[:10])
@@ -348,7 +350,7 @@ class PretrainCollator:
             "attention_mask": texts["attention_mask"],
             "labels": self.labels(captions),
             **({"caption_parallel": torch.tensor(at_once)} if at_once else {}),
-            "caption_group": torch.tensor([clip.group for clip in clips], dtype=torch.int64),
+            "groups": torch.tensor([clip.groups for clip in clips], dtype=torch.int64),
             "ids": [clip.id for clip in clips],
             "sources": [clip.source for clip in clips],
             "captions": captions,
@@ -363,9 +365,3 @@ class PretrainCollator:
         )
         rows = [torch.tensor([*ids, self.eos_token_id]) for ids in encoded["input_ids"]]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
-
-
-def _column(corpus: Dataset, name: str) -> Iterator[str]:
-    """The values of a column, some thousands in memory at a time."""
-    for table in corpus.select_columns([name]).with_format("arrow").iter(10_000):
-        yield from table[name].to_pylist()

@@ -1,9 +1,9 @@
 """The clips of several prepared corpora, numbered, fingerprinted and found again: what merging and leakage stand on."""
 
-import functools
 import hashlib
+import itertools
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from io import BytesIO
@@ -98,23 +98,31 @@ def index_corpora(folders: Sequence[str | os.PathLike], work: str | os.PathLike,
         facts = _read_facts(jobs)
         names, counts = np.unique(facts["id"].to_numpy(zero_copy_only=False), return_counts=True)
         if (counts > 1).any():
-            raise ValueError(f"id {names[counts > 1][0]!r} belongs to several clips; give each source its own name")
+            raise ValueError(
+                f"id {names[counts > 1][0]!r} belongs to several clips: sources of one name, a table that names a file "
+                "twice, or files that differ in their extension only; ids must differ"
+            )
         write_whole(work / "facts.parquet", lambda file: pq.write_table(facts, file))
         write_whole(done, lambda file: file.write(state.encode()))
     return CorporaIndex(folders, work)
 
 
 def map_jobs(work: Callable[..., Any], jobs: Iterable[tuple], workers: int) -> Iterator[Any]:
-    """`work(*job)` of each job in their order, in `workers` processes; 1 starts none."""
-    if workers <= 1:
+    """`work(*job)` of each job in their order, in `workers` processes; 1, or a single job, starts none."""
+    jobs = iter(jobs)
+    first = list(itertools.islice(jobs, 2))
+    jobs = itertools.chain(first, jobs)
+    if workers <= 1 or len(first) < 2:
         yield from (work(*job) for job in jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(functools.partial(_call, work), jobs)
-
-
-def _call(work: Callable[..., Any], job: tuple) -> Any:
-    return work(*job)
+        pending = deque()  # a job may hold sound, so only few wait in line
+        for job in jobs:
+            pending.append(pool.submit(work, *job))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
 def _state(shard: Shard) -> str:

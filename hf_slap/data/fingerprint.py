@@ -33,7 +33,7 @@ _FLOOR_DB = 30.0
 _AUDIBLE_DB = 30  # frames further below the loudest of the overlap say nothing
 _SILENT_DB = -60
 _MIN_AUDIBLE = 8  # frames that must be audible on both sides
-_MOST_POSTINGS = 64  # a hash that more clips have than this is too common to say anything
+_MOST_POSTINGS = 64  # a hash that occurs more often than this is too common to say anything, unless most are
 _MOST_CANDIDATES = 64  # offsets of clips that are compared for one query
 _BUCKETS = 64
 _BLOCK = 4096  # frames transformed at once
@@ -192,8 +192,8 @@ class FingerprintIndex:
     def search(self, query: Fingerprint, without: int | None = None, after: int = -1) -> list[Match]:
         """Clips that may hold the same sound, best first: those whose signatures agree by `MIN_SIGNATURE`.
 
-        Costs at most `_MOST_POSTINGS` postings for each hash of the query and `_MOST_CANDIDATES` comparisons, whatever
-        the size of the index.
+        Costs at most `_MOST_POSTINGS` postings for each hash of the query and twice `_MOST_CANDIDATES` comparisons,
+        whatever the size of the index.
 
         Args:
             query: of a clip.
@@ -215,7 +215,21 @@ class FingerprintIndex:
         table = self._postings["hash"]
         first = np.searchsorted(table, hashes, "left")
         count = np.searchsorted(table, hashes, "right") - first
-        count[count > _MOST_POSTINGS] = 0
+        common = count > _MOST_POSTINGS
+        best = self._most_agreed(chosen[~common], first[~common], count[~common], without, after)
+        if 2 * common.sum() > np.count_nonzero(count):
+            # A sound that has very many copies: the first ones behind `after`.
+            first, count, clips = first[common], count[common], self._postings["clip"]
+            spans = zip(first, first + count, strict=True)
+            passed = np.array([np.searchsorted(clips[start:stop], np.uint32(after + 1)) for start, stop in spans])
+            count = np.minimum(count - passed, _MOST_POSTINGS)
+            best += self._most_agreed(chosen[common], first + passed, count, without, after)
+        return best
+
+    def _most_agreed(
+        self, chosen: np.ndarray, first: np.ndarray, count: np.ndarray, without: int | None, after: int
+    ) -> list[tuple[int, int]]:
+        """The best candidates by some postings of each chosen frame: `count` of them from `first` on."""
         places = np.repeat(first - np.cumsum(count) + count, count) + np.arange(count.sum())
         hits = self._postings[places]
         offsets = hits["frame"].astype(np.int64) - np.repeat(chosen, count)

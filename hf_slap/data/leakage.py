@@ -26,7 +26,7 @@ from .records import RecordError
 from .shards import read_rows
 
 MIN_SHARED_SECONDS = 1.0  # of sound shared with an evaluation clip, or half of the shorter clip where that is less
-_SEARCHED_AT_ONCE = 64
+_SEARCHED_AT_ONCE = 128
 _MOST_LISTED = 50
 _SOURCE_ID = re.compile(r"[a-z0-9][a-z0-9_.-]*:\S+")
 _WAVCAPS_LISTS = {"AudioSet": "youtube:", "FreeSound": "freesound:"}
@@ -94,7 +94,6 @@ EVALUATION_SETS: dict[str, EvaluationSet] = {
 class _Entry:
     """A clip of an evaluation set."""
 
-    set: str
     clip: str
     source_id: str
     audio: dict | None
@@ -134,32 +133,28 @@ def find_leaks(
     order = np.argsort(ids, kind="stable")
     sorted_ids = ids[order]
     for name, given in paths.items():
-        entries = [entry for path in given for entry in _read_entries(name, Path(path).expanduser())]
-        if not entries:
-            raise ValueError(f"evaluation set {name!r}: nothing to judge by in {list(map(str, given))}")
         found: dict[str, set[int]] = {"id": set(), "sound": set()}
-        by_id = {entry.source_id: entry.clip for entry in entries}
+        by_id: dict[str, str] = {}
+        jobs = ((corpora, sounds) for sounds in _read_sounds(name, given, by_id))
+        heard, unread, by_sound = 0, 0, []
+        for finds, searched, failed in map_jobs(_search_sounds, jobs, workers):
+            heard, unread = heard + searched, unread + failed
+            for clip, number, details in finds:
+                found["sound"].add(number)
+                by_sound.append(_row(corpora, number, "sound", name, clip, details))
+        if not by_id:
+            raise ValueError(f"evaluation set {name!r}: nothing to judge by in {list(map(str, given))}")
         for source_id, clip in by_id.items():
             first, last = (np.searchsorted(sorted_ids, source_id, side) for side in ("left", "right"))
             for number in map(int, order[first:last]):
                 found["id"].add(number)
                 rows.append(_row(corpora, number, "id", name, clip))
-        sounding = [entry for entry in entries if entry.audio is not None]
-        unread = 0
-        jobs = (
-            (corpora, [(entry.clip, entry.audio) for entry in sounding[start : start + _SEARCHED_AT_ONCE]])
-            for start in range(0, len(sounding), _SEARCHED_AT_ONCE)
-        )
-        for finds, failed in map_jobs(_search_sounds, jobs, workers):
-            unread += failed
-            for clip, number, details in finds:
-                found["sound"].add(number)
-                rows.append(_row(corpora, number, "sound", name, clip, details))
+        rows += by_sound
         leaks |= found["id"] | found["sound"]
         facts[name] = {
             "paths": list(map(str, given)),
             "ids": len(by_id),
-            "sounds": len(sounding) - unread,
+            "sounds": heard,
             "sounds that cannot be read": unread,
             "removed by id": len(found["id"]),
             "removed by sound": len(found["sound"]),
@@ -169,6 +164,23 @@ def find_leaks(
     return leaks
 
 
+def _read_sounds(
+    name: str, paths: Sequence[str | os.PathLike], by_id: dict[str, str]
+) -> Iterator[list[tuple[str, dict]]]:
+    """(clip, audio) of an evaluation set, so many as are searched at once; its clips by source id go into `by_id`."""
+    sounds = []
+    for path in paths:
+        for entry in _read_entries(name, Path(path).expanduser()):
+            by_id[entry.source_id] = entry.clip
+            if entry.audio is not None:
+                sounds.append((entry.clip, entry.audio))
+            if len(sounds) == _SEARCHED_AT_ONCE:
+                yield sounds
+                sounds = []
+    if sounds:
+        yield sounds
+
+
 def _read_entries(name: str, path: Path) -> Iterator[_Entry]:
     declared = EVALUATION_SETS.get(name)
     recipe = RECIPES.get(declared.recipe) if declared and declared.recipe else None
@@ -176,24 +188,28 @@ def _read_entries(name: str, path: Path) -> Iterator[_Entry]:
         where = f"\n{recipe.how_to_get}" if recipe else f"; see {', '.join(declared.pages)}" if declared else ""
         raise FileNotFoundError(f"evaluation set {name!r}: there is no {str(path)!r}{where}")
     if path.is_file() and not (recipe and not recipe.expected):
-        yield from (_Entry(name, one, one, None) for one in _read_ids(name, path))
+        yield from (_Entry(one, one, None) for one in _read_ids(name, path))
     elif is_corpus_folder(path):
         for row in read_rows(path, ["id", "source_id", "audio"]):
-            yield _Entry(name, row["id"], row["source_id"], row["audio"])
+            yield _Entry(row["id"], row["source_id"], row["audio"])
     elif recipe:
         sounds = {}
         try:
-            sounds = {record.id: record.audio for record in recipe.records(path) if not isinstance(record, RecordError)}
+            sounds = {
+                record.id: record.audio
+                for record in recipe.records(path)
+                if not isinstance(record, RecordError) and record.split in declared.splits
+            }
         except FileNotFoundError:
             pass  # its tables alone give the ids; without them the next line raises
         for row in recipe.rows(path):
             if row.split in declared.splits:
                 clip = f"{recipe.name}/{row.key}"
-                yield _Entry(name, clip, row.source_id or f"{recipe.name}:{row.key}", sounds.get(clip))
+                yield _Entry(clip, row.source_id or f"{recipe.name}:{row.key}", sounds.get(clip))
     else:
         raise ValueError(
             f"evaluation set {name!r}: {str(path)!r} is a folder, but no recipe reads that set; prepare it as a corpus "
-            "(recipe own_folder) and pass its folder, or pass a list of ids"
+            "(recipes folder, table, parquet, webdataset, package) and pass its folder, or pass a list of ids"
         )
 
 
@@ -209,7 +225,8 @@ def _read_ids(name: str, path: Path) -> list[str]:
         if "source_id" not in table.column_names:
             raise ValueError(
                 f"evaluation set {name!r}: {str(path)!r} has columns {table.column_names} and no 'source_id'; for a "
-                "table as its authors publish it, pass the folder in which its recipe expects it"
+                "table as its authors publish it, pass the folder in which its recipe expects it; for sounds of your "
+                "own, prepare them as a corpus and pass its folder"
             )
         ids = table["source_id"].to_pylist()
     elif suffix == ".txt":
@@ -228,8 +245,8 @@ def _bare(name: str) -> str:
     return name[1:12] if len(name) >= 12 and name[0] == "Y" else name
 
 
-def _search_sounds(corpora: CorporaIndex, sounds: list[tuple[str, dict]]) -> tuple[list[tuple], int]:
-    """(evaluation clip, number, details) of each find, and how many sounds cannot be read."""
+def _search_sounds(corpora: CorporaIndex, sounds: list[tuple[str, dict]]) -> tuple[list[tuple], int, int]:
+    """(evaluation clip, number, details) of each find, how many sounds were searched for, how many cannot be read."""
     finds, failed = [], 0
     for clip, audio in sounds:
         try:
@@ -251,7 +268,7 @@ def _search_sounds(corpora: CorporaIndex, sounds: list[tuple[str, dict]]) -> tup
             if (sure := evidence(match.signature, correlation)) >= LEAK_EVIDENCE:
                 details = (sure, match.signature, correlation, match.offset, match.overlap)
                 finds.append((clip, match.clip, details))
-    return finds, failed
+    return finds, len(sounds) - failed, failed
 
 
 def _row(corpora: CorporaIndex, number: int, why: str, name: str, clip: str, details: Sequence[float] = ()) -> dict:

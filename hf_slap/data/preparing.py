@@ -73,13 +73,13 @@ class Part:
         return f"{self.split}-{self.number:05d}"
 
     def digest(self) -> str:
-        """Changes with every field of every record and with embedded sound; files named by path are not read."""
+        """Changes with every field of every record, with embedded sound, with size and time of files named by path."""
         digest = hashlib.blake2b(digest_size=16)
         for item in self.items:
             if isinstance(item, Record):
                 facts = {name: value for name, value in item.to_row().items() if name != "audio"}
                 digest.update(json.dumps([facts, item.audio["path"], item.cut], default=repr).encode())
-                digest.update(item.audio["bytes"] or b"")
+                digest.update(item.audio["bytes"] or _file_state(item.audio["path"] or ""))
             else:
                 digest.update(str(item).encode())
         return digest.hexdigest()
@@ -97,7 +97,8 @@ def prepare(
     """Writes a corpus: decodes and checks every clip, encodes it, and puts it into shards.
 
     A clip that cannot be used costs a line of `errors.parquet` (id, source, stage, reason), not the run. Called again
-    with the same records, it goes on where it was; with a finished corpus, it changes nothing.
+    with the same records, it goes on where it was; with a finished corpus, it changes nothing. A file that was changed
+    or put in place since is read; the card is written anew where shards changed.
 
     Args:
         records: raw, in an order that is always the same; a `RecordError` among them becomes a line of the report.
@@ -161,12 +162,13 @@ def prepare_part(part: Part, folder: Path, settings: PrepareSettings) -> tuple[s
     return part.name, len(part.items)
 
 
-def summary(manifest: dict) -> str:
+def summary(manifest: dict, folder: str | os.PathLike) -> str:
     """A corpus in one line."""
     sizes = f"{len(manifest['shards'])} shards, {manifest['bytes'] / 1e6:,.1f} MB"
+    unused = f"{manifest['errors']:,} clips could not be used; see {Path(folder) / ERRORS}"
     return (
-        f"{manifest['records']:,} clips, {manifest['captions']:,} captions, {manifest['hours']:,.2f} h, {sizes}; "
-        f"{manifest['errors']:,} clips could not be used (see {ERRORS})"
+        f"{manifest['records']:,} clips, {manifest['captions']:,} captions, {manifest['hours']:,.2f} h, {sizes}"
+        + f"; {unused}" * bool(manifest["errors"])
     )
 
 
@@ -187,6 +189,14 @@ def _parts(records: Iterable[Record | RecordError], settings: PrepareSettings) -
     for split in SPLITS:
         if split in open_parts:
             yield open_parts[split][0]
+
+
+def _file_state(path: str) -> bytes:
+    try:
+        facts = os.stat(path)
+    except (OSError, ValueError):  # said when the clip is read
+        return b""
+    return f"{facts.st_size} {facts.st_mtime_ns}".encode()
 
 
 def _has_sound(item: Record | RecordError) -> bool:
@@ -294,10 +304,11 @@ def _finish(folder: Path, names: list[str], settings: PrepareSettings, about: di
     write_whole(folder / ERRORS, write)
     kept = {file for shard in shards for file in shard.files} | {f"parts/{name}.json" for name in names}
     _remove(folder, "", but=kept | {f"parts/{_SETTINGS}"})
+    before = (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b""
     manifest = write_manifest(
         folder, shards, settings.format, {"errors": errors, "codec": settings.sound.codec, **about}
     )
-    if not (folder / CARD).is_file():
+    if not (folder / CARD).is_file() or (folder / MANIFEST).read_bytes() != before:
         write_card(folder)  # says to `datasets` which files are which split
     return manifest
 

@@ -96,10 +96,9 @@ def test_a_clip_that_is_cropped_weighs_what_is_left_of_it():
     assert [share([0, 1, 2, 3], durations, rank, 2, max_seconds=30.0) for rank in (0, 1)] == [[0, 3], [1, 2]]
 
 
-def test_every_rank_has_a_clip_or_is_told_why_not():
+def test_as_many_ranks_as_there_are_clips_have_one():
     assert all(share([7, 5, 3], {3: 1.0, 5: 30.0, 7: 9.0}, rank, 3) for rank in range(3))
-    with pytest.raises(ValueError, match="2 clips cannot be shared by 3 ranks; raise batch_seconds"):
-        share([0, 1], [1.0, 1.0], 0, 3)
+    assert [share([0, 1], [1.0, 2.0], rank, 4) for rank in range(4)] == [[1], [0], [], []]
     with pytest.raises(ValueError, match="rank 2 of 2"):
         share([0, 1], [1.0, 1.0], 2, 2)
 
@@ -129,6 +128,16 @@ def test_a_run_goes_through_the_epochs_and_begins_anywhere():
     assert run == (epochs[0] + epochs[1] + epochs[2])[: len(run)] and len(run) == 2 * len(epochs[0]) + 5
     for first in (3, len(epochs[0]), len(epochs[0]) + 2, len(run)):
         assert list(run_batches(DURATIONS, 60.0, 3, first, len(run), rank=1, world=2)) == run[first:]
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(4, 1), (2, 3)])
+def test_batches_of_few_clips_are_the_same_for_any_number_of_ranks(world, accumulation):
+    alone = list(run_batches(DURATIONS, 15.0, 3, 0, 50))
+    assert min(map(len, alone)) == 2 < world * accumulation
+    ranks = [list(run_batches(DURATIONS, 15.0, 3, 0, 50, r, world, accumulation=accumulation)) for r in range(world)]
+    for step, batch in enumerate(alone):
+        parts = [part for rank in ranks for part in rank[step * accumulation : (step + 1) * accumulation]]
+        assert sorted(sum(parts, [])) == batch and ([] in parts) == (len(batch) < world * accumulation)
 
 
 def test_the_order_is_numpys_and_batches_are_filled_one_clip_after_the_other():

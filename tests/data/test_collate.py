@@ -55,7 +55,7 @@ def by_id(batch: dict) -> dict[str, list]:
         batch["teacher_features"].split(frames),
         batch["patch_mask"].split(patches),
         batch["captions"],
-        batch["caption_group"].tolist(),
+        batch["groups"].tolist(),
         strict=True,
     )
     return dict(zip(batch["ids"], map(list, columns), strict=True))
@@ -81,7 +81,7 @@ def test_a_batch_is_packed_and_its_parts_belong_together(prepare, collate, corpu
     assert batch["clip_tokens"] == [count // 16 * 4 for count in frames]
     assert batch["patch_mask"].shape == (sum(frames) // 4,) and batch["patch_mask"].dtype == torch.bool
     assert batch["patch_mask"].float().mean().item() == pytest.approx(0.5, abs=0.01)
-    assert batch["caption_group"].shape == (13,) and batch["caption_group"].dtype == torch.int64
+    assert batch["groups"].shape == (13, 2) and batch["groups"].dtype == torch.int64
     assert batch["ids"] == corpus["id"][:]
     assert batch["audio_seconds"] == pytest.approx(sum(frames) / 100)
     assert batch["skipped"] == []
@@ -236,7 +236,7 @@ def test_a_low_pass_empties_the_highest_bins(prepare):
 
 # --------------------------------------------------------------------------------------------------------------- groups
 def groups(dataset, corpus, collate):
-    return collate([dataset[ref] for ref in refs(corpus)])["caption_group"].tolist()
+    return collate([dataset[ref] for ref in refs(corpus)])["groups"].tolist()
 
 
 def test_clips_with_one_caption_are_one_group_whatever_its_case(wav, prepare, collate):
@@ -249,8 +249,9 @@ def test_clips_with_one_caption_are_one_group_whatever_its_case(wav, prepare, co
             }
         )
     )
-    first, second, third, fourth = groups(prepare(ours), ours, collate)
-    assert first == second and len({first, third, fourth}) == 3
+    clips, captions = zip(*groups(prepare(ours), ours, collate), strict=True)
+    first, second, third, fourth = captions
+    assert first == second and len({first, third, fourth}) == 3 and len(set(clips)) == 4
     first, second, third, fourth = groups(prepare(ours, group_column="kind"), ours, collate)
     assert first == second == third != fourth
 
@@ -258,10 +259,11 @@ def test_clips_with_one_caption_are_one_group_whatever_its_case(wav, prepare, co
 def test_rows_of_one_clip_are_one_group(wav, prepare, collate):
     audio = [{"bytes": wav(0.5, seed), "path": None} for seed in (0, 0, 1)]
     ours = load_corpus(
-        Dataset.from_dict({"audio": audio, "text": ["a dog", "barking", "a cat"], "id": ["x", "x", "y"]})
+        Dataset.from_dict({"audio": audio, "text": ["a dog", "barking", "A dog"], "id": ["x", "x", "y"]})
     )
-    first, second, third = groups(prepare(ours), ours, collate)
-    assert first == second != third
+    clips, captions = zip(*groups(prepare(ours), ours, collate), strict=True)
+    assert clips[0] == clips[1] != clips[2]
+    assert captions[0] == captions[2] != captions[1], "as a caption of one clip may be another's too"
 
 
 def test_group_numbers_are_the_same_in_every_process():
@@ -316,7 +318,7 @@ def test_with_a_stand_in_such_a_batch_is_silence_that_no_loss_counts(prepare, to
     collate = PretrainCollator(tokenizer, stand_in=dataset.silence)
     batch = collate([dataset[ClipRef(0, 0, 1)], dataset[ClipRef(0, 1, 3)]])
     assert [name for name, _ in batch["skipped"]] == [clips[1]["id"], clips[3]["id"]]
-    assert batch["ids"] == batch["captions"] == batch["sources"] == [] and batch["caption_group"].shape == (0,)
+    assert batch["ids"] == batch["captions"] == batch["sources"] == [] and batch["groups"].shape == (0, 2)
     assert batch["audio_seconds"] == 0 and (batch["labels"] == -100).all() and not batch["patch_mask"].any()
     assert batch["clip_frames"] == [16] and batch["input_features"].shape == (16, 64) and len(batch["input_ids"]) == 1
     mixed = [dataset[ClipRef(0, 0, 0)], dataset[ClipRef(0, 1, 1)]]
@@ -341,7 +343,7 @@ def test_settings_outside_their_range_are_refused(settings, message):
 def test_a_corpus_or_tokenizer_that_lacks_something_is_refused(corpus, prepare, tokenizer):
     with pytest.raises(ValueError, match=r"no column \['captions'\]; its columns .* open it with load_corpus"):
         prepare(corpus.remove_columns("captions"))
-    with pytest.raises(ValueError, match=r"no column \['genre'\]"):
+    with pytest.raises(ValueError, match=r"grouped by the column 'genre' .* null to group"):
         prepare(corpus, group_column="genre")
 
     class Silent:

@@ -54,6 +54,19 @@ def test_a_changed_copy_is_found_where_it_begins(change, waveforms, index):
     assert len(misplaced) <= 1
 
 
+def test_a_sound_with_more_copies_than_a_hash_may_have_is_found_and_its_copies_are_linked(waveforms, tmp_path):
+    shortest = min(waveforms, key=len)
+    copies = [(shortest * (0.3 + 0.005 * number)).astype(np.float32) for number in range(fp._MOST_POSTINGS + 6)]
+    prints = [fp.fingerprint(one) for one in copies]
+    index = fp.build_index(((str(number), one) for number, one in enumerate(prints)), tmp_path)
+    assert len(index.search(fp.fingerprint(shortest))) > 40
+    linked = {0}
+    for number, one in enumerate(prints):  # as merging does
+        if number in linked:
+            linked |= {match.clip for match in index.search(one, after=number)}
+    assert linked == set(range(len(copies)))
+
+
 def test_different_clips_are_no_copies_of_each_other(clips, waveforms, index):
     sure = {
         (clips[number]["label"], clips[match.clip]["label"]): fp.evidence(

@@ -4,11 +4,10 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -21,24 +20,20 @@ from hf_slap.data.records import Caption, RecordError
 from hf_slap.data.shards import read_records, verify
 
 SETTINGS = PrepareSettings(SoundSettings("flac"), "webdataset", shard_bytes=60_000, part_records=17)
-# Prepares the records of argv[1] on two processes; kills itself where two shards are there, in the middle of things.
-RUN_AND_DIE = """
-import os, pickle, signal, sys, time
-from pathlib import Path
-from hf_slap.data.preparing import prepare
 
-def records(given, folder):
-    for number, record in enumerate(given):
-        if number == len(given) - 18:  # all but the last parts are on their way
-            while len(list((folder / "data").glob("*.tar"))) < 2:
-                time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield record
 
-if __name__ == "__main__":
-    given, settings = pickle.loads(Path(sys.argv[1]).read_bytes())
-    prepare(records(given, Path(sys.argv[2])), sys.argv[2], settings, workers=2)
-"""
+def run_and_die(given: list, folder: Path) -> None:
+    """Prepares on two processes; kills itself where two shards are there, in the middle of things."""
+
+    def records():
+        for number, record in enumerate(given):
+            if number == len(given) - 18:  # all but the last parts are on their way
+                while len(list((folder / "data").glob("*.tar"))) < 2:
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield record
+
+    prepare(records(), folder, SETTINGS, workers=2)
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +83,11 @@ def test_what_cannot_be_used_is_a_line_of_the_report_and_the_rest_is_there(whole
 
 def test_killed_in_the_middle_it_goes_on_to_the_same_bytes_and_makes_nothing_twice(whole, many, tmp_path):
     folder = tmp_path / "corpus"
-    (tmp_path / "run.py").write_text(RUN_AND_DIE)
-    (tmp_path / "records").write_bytes(pickle.dumps((many, SETTINGS)))
-    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "records"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    # Forked: the libraries are loaded already.
+    process = multiprocessing.get_context("fork").Process(target=run_and_die, args=(many, folder))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (folder / "data" / ".writing-1-train-00000-000.tar").write_bytes(b"half")
     finished = {
         path: path.stat().st_mtime_ns
@@ -155,7 +150,22 @@ def test_what_changed_is_made_again_and_what_is_gone_is_removed(many, tmp_path):
     assert not [name for name in after if "/train-00002" in name or "/train-00003" in name]
     assert verify(tmp_path) == [] and manifest["records"] == 20
     assert [record.captions[0].text for record in read_records(tmp_path)][12] == "another"
-    assert summary(manifest).startswith("20 clips, ")
+    assert summary(manifest, tmp_path).startswith("20 clips, ") and "could not" not in summary(manifest, tmp_path)
+
+
+def test_a_file_that_is_repaired_is_read_again_and_the_card_says_so(many, tmp_path):
+    paths = [tmp_path / f"{number}.ogg" for number in range(2)]
+    paths[0].write_bytes(many[0].audio["bytes"])
+    paths[1].write_bytes(b"broken")
+    records = [
+        dataclasses.replace(record, audio={"bytes": None, "path": str(path)})
+        for record, path in zip(many, paths, strict=False)
+    ]
+    assert prepare(records, tmp_path / "corpus", SETTINGS, workers=1)["errors"] == 1
+    paths[1].write_bytes(many[1].audio["bytes"])
+    manifest = prepare(records, tmp_path / "corpus", SETTINGS, workers=1)
+    assert (manifest["records"], manifest["errors"]) == (2, 0)
+    assert "\n2 clips, " in (tmp_path / "corpus" / "README.md").read_text()
 
 
 def test_other_settings_in_the_same_folder_are_refused(whole, many):

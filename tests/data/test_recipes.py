@@ -667,7 +667,7 @@ def test_a_folder_without_one_sound_of_the_source_is_an_error(tmp_path):
             "nsynth: a file that cannot be read as expected, before its first row: KeyError",
         ),
         ("audioset", {"ontology.json": "{", "eval_segments.csv": "#\n"}, "ontology.json is no JSON"),
-        ("table", {"a.jsonl": '{"audio": "x.wav"}\n{"aud'}, "after row 'x'.*a.jsonl, line 2 is no JSON object"),
+        ("table", {"a.jsonl": '{"audio": "x.wav"}\n{"aud'}, "table: a file that .*a.jsonl, line 2 is no JSON object"),
         (
             "table",
             {"a.csv": "name,caption\nx.wav,dog\n"},
@@ -716,6 +716,44 @@ def test_a_recipe_of_your_own_takes_your_terms_and_the_path_of_one_file(place):
         get_recipe("audio_caps")
     with pytest.raises(ValueError, match=r"a recipe has no \['licence'\]; its fields are \['name'"):
         get_recipe("folder", licence="CC0-1.0")
+
+
+def test_a_table_of_your_own_has_a_row_per_clip_or_per_caption_and_no_row_stops_the_others(tmp_path, clips):
+    for name in "abc":
+        _write(tmp_path / f"{name}.flac", clips[0]["audio"]["bytes"])
+    lines = [
+        "file_name,text,split",
+        "a.flac,[laughs] a man,",
+        "a.flac,a man and a dog,",
+        ",nothing,",
+        "b.flac,rain,val",
+    ]
+    _write(tmp_path / "metadata.csv", "\n".join([*lines, "c.flac,leak,test_clean"]).encode())
+    found, problems = split_up(get_recipe("table").records(tmp_path))
+    assert [(record.id, record.split) for record in found] == [("table/a", "train"), ("table/b", "validation")]
+    assert [caption.text for caption in found[0].captions] == ["[laughs] a man", "a man and a dog"]
+    assert [(problem.record, problem.field) for problem in problems] == [
+        ("table/metadata.csv/3", "audio"),
+        ("table/c", "split"),  # of an unknown name: it may be a test, so it is not trained on
+    ]
+
+
+def test_parquet_without_sound_costs_its_row_and_paths_begin_at_its_folder(tmp_path, clips):
+    _write(tmp_path / "a.flac", clips[0]["audio"]["bytes"])
+    audio = [None, {"bytes": None, "path": "a.flac"}, {"bytes": None, "path": None}]
+    rows = [{"id": str(number), "audio": one, "caption": "rain"} for number, one in enumerate(audio)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    found, problems = split_up(get_recipe("parquet").records(tmp_path))
+    assert [record.audio["path"] for record in found] == [str(tmp_path / "a.flac")]
+    assert [problem.record for problem in problems] == ["parquet/0", "parquet/2"] and "is null" in str(problems[0])
+
+
+def test_a_tar_that_is_cut_off_is_an_error_with_its_name(tmp_path, place):
+    whole = next(place("webdataset").rglob("*.tar")).read_bytes()
+    for content in (whole[:700], b"no tar"):
+        _write(tmp_path / "cut.tar", content)
+        with pytest.raises(ValueError, match="cut.tar is no tar file, or is cut off"):
+            list(get_recipe("webdataset").records(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification,
 import hf_slap
 from hf_slap.checkpoint import CheckpointError
 from hf_slap.finetuning import FinetuneConfig
+from hf_slap.modeling import losses_slap
 from hf_slap.starting_points import load_start
 from hf_slap.training_log import SPEED, read_metrics
 
@@ -143,6 +144,25 @@ def test_a_captioner_that_heard_another_tower_is_not_promised(retrieval):
 def test_clips_that_cannot_be_heard_are_listed_once(retrieval):
     lines = (retrieval / "skipped_clips.jsonl").read_text().splitlines()
     assert len(lines) == 1 and "blip.wav" in lines[0] and "too short" in lines[0]
+
+
+def test_a_model_of_the_sigmoid_loss_is_tuned_by_it(given, start, tiny_processor, tmp_path):
+    torch.manual_seed(0)
+    model = hf_slap.SlapForPreTraining(AutoConfig.from_pretrained(start, contrastive_kind="sigmoid"))
+    hf_slap.save_folder(tmp_path / "sigmoid", model, tiny_processor)
+    run("retrieval", *given, f"model={tmp_path / 'sigmoid'}", f"run_folder={tmp_path / 'run'}", "epochs=1")
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("step-*/model.safetensors")
+    assert load_file(saved)["logit_bias"] != model.slap.logit_bias, "the softmax loss has no gradient for it"
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_does_harm(given, tmp_path, monkeypatch):
+    real = losses_slap.caption_loss
+    # the square root of 0 is 0, its slope is not finite
+    monkeypatch.setattr(losses_slap, "caption_loss", lambda x, *more: real(x, *more) + (0 * x.sum()).sqrt())
+    message = r"loss of step 1 is \d\.\d+, the norm of its gradient nan; clips \['.*Lower learning_rate"
+    with pytest.raises(FloatingPointError, match=message):
+        run("captioning", *given, f"run_folder={tmp_path / 'run'}", "epochs=1", "checkpoint_every=1")
+    assert not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_another_run_is_not_overwritten(retrieval, given, capsys):

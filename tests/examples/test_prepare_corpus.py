@@ -81,6 +81,7 @@ def test_recipes_are_listed_and_a_wrong_source_is_refused(prepare_corpus, capsys
         ([], "at least one --source"),
         (["out", "--source", "cloto=x"], "no recipe 'cloto'"),
         (["out", "--source", "clotho"], "must be name=path"),
+        (["out", "--source", "parquet=x", "--evaluation", "esc50=nowhere"], "no 'nowhere'\nESC-50"),
         (["out", "--source", "parquet=x", "--source", "parquet=y"], "a name of its own"),
     ):
         with pytest.raises(SystemExit):

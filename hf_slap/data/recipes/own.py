@@ -13,6 +13,7 @@ SOUNDS = ("file_name", "audio_path", "path", "filename", "audio", "file")
 CAPTIONS = ("captions", "caption", "text")
 LABELS = ("labels", "label", "tags", "tag")
 SPLITS = {
+    **dict.fromkeys(("", "train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
     **dict.fromkeys(("test", "eval", "evaluation", "heldout", "holdout"), "test"),
 }
@@ -57,8 +58,13 @@ def own_row(row: Mapping, sound: dict | str, key: str | None = None) -> Row:
         redistributable=redistributable in ("true", "1", "yes") if redistributable else None,
         domain=domain if domain in DOMAINS else None,
         language=cell("language") or None,
-        split=SPLITS.get(cell("split").lower(), "train"),
+        split=own_split(cell("split")),
     )
+
+
+def own_split(name: str) -> str:
+    """A split by the name that people give it. Others stay as they are, to be refused: they may be tests."""
+    return SPLITS.get(name.lower(), name)
 
 
 def own_files(folder: Path, *patterns: str) -> list[Path]:
@@ -70,5 +76,5 @@ def _several(value) -> list[str]:
     if value is None or value == "":
         return []
     if isinstance(value, str):
-        return named_list(value) if value.strip().startswith("[") else [value]
+        return named_list(value) if re.fullmatch(r"\s*\[.*\]\s*", value, re.DOTALL) else [value]
     return [str(item) for item in value if item not in (None, "")] if isinstance(value, list | tuple) else [str(value)]

@@ -10,9 +10,11 @@ from .readers import parquet
 def rows(folder: Path):
     for path in own_files(folder, "**/*.parquet"):
         for number, row in enumerate(parquet(path.parent, path.name, "audio")):
-            audio = row.pop("audio")
-            sound = audio if isinstance(audio, str) else {"bytes": audio["bytes"], "path": audio["path"]}
-            yield own_row(row, sound, key=f"{path.stem}/{number}")
+            audio, key = row.pop("audio"), f"{path.stem}/{number}"
+            if isinstance(audio, dict):
+                embedded = {"bytes": audio["bytes"], "path": audio["path"]}
+                audio = embedded if audio["bytes"] is not None else audio["path"]
+            yield own_row(row, audio or f"{key}, whose audio is null", key=key)
 
 
 RECIPE = Recipe(

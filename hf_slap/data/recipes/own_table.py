@@ -1,8 +1,11 @@
 """A table of your own (CSV, TSV or JSON lines) and the sound files that it names."""
 
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .base import Recipe
+from .base import Recipe, Row
 from .own import COLUMNS, SOUNDS, own_files, own_row
 from .readers import json_rows, table
 
@@ -13,13 +16,25 @@ def rows(folder: Path):
             lines = json_rows(path)
         else:
             lines = table(path, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for row in lines:
-            column = next((name for name in SOUNDS if row.get(name)), None)
-            if column is None:
-                raise ValueError(
-                    f"{path}: no column names the sound file; its columns are {list(row)}, known are {COLUMNS}"
-                )
-            yield own_row(row, row[column])
+        yield from _one_per_clip(_table_rows(path, lines))
+
+
+def _table_rows(path: Path, lines: Iterable[dict]) -> Iterator[Row]:
+    for number, row in enumerate(lines, 1):
+        if not set(SOUNDS) & set(row):
+            raise ValueError(
+                f"{path}: no column names the sound file; its columns are {list(row)}, known are {COLUMNS}"
+            )
+        sound = next((row[name] for name in SOUNDS if row.get(name)), None)
+        key = None if sound else f"{path.name}/{number}"
+        yield own_row(row, sound or f"(row {number} of {path.name} names none)", key)
+
+
+def _one_per_clip(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows that follow each other and name the same clip as one, with the captions of all."""
+    for _, same in itertools.groupby(rows, key=lambda row: (row.key, row.sound)):
+        first, *others = same
+        yield dataclasses.replace(first, captions=[caption for row in (first, *others) for caption in row.captions])
 
 
 RECIPE = Recipe(
@@ -33,7 +48,8 @@ RECIPE = Recipe(
     captions="yours: human, or as the column `provenance` says; without any, template from labels",
     source_id="<name>:<id>, or the column source_id",
     access="own",
-    placement=f"one or more tables (or the path of one) beside the files they name. Columns: {COLUMNS}",
+    placement="one or more tables (or the path of one) beside the files they name; several rows of one clip, one after "
+    f"the other, are its captions. Columns: {COLUMNS}",
     expected=("*.csv|*.tsv|*.jsonl",),
     rows=rows,
 )

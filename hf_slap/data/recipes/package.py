@@ -5,7 +5,7 @@ from pathlib import Path
 from ..records import Caption
 from .base import Recipe, Row
 from .captions import human
-from .own import SPLITS, own_files
+from .own import own_files, own_split
 from .readers import parquet
 
 DOMAINS = {"instrument": "music", "drum": "music", "speech": "speech"}  # all others are "sound"
@@ -27,7 +27,7 @@ def rows(folder: Path):
                 license=row["license"],
                 redistributable=row.get("redistributable"),
                 domain=DOMAINS.get(row["domain"], "sound"),
-                split=SPLITS.get(row["split"], "train"),
+                split=own_split(row["split"] or ""),
             )
 
 

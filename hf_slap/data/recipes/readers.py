@@ -75,7 +75,18 @@ def parquet(folder: Path, pattern: str, columns: str = "") -> Iterator[dict]:
 
 
 def webdataset(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, {extension: content}) of a tar file; neighbours whose names agree up to the first dot are one clip."""
+    """(key, {extension: content}) of a tar file; neighbours whose names agree up to the first dot are one clip.
+
+    Raises:
+        ValueError: no tar file, or one that is cut off.
+    """
+    try:
+        yield from _tar_clips(path)
+    except (tarfile.TarError, EOFError) as problem:
+        raise ValueError(f"{path} is no tar file, or is cut off: {problem}") from None
+
+
+def _tar_clips(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, parts = None, {}
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
