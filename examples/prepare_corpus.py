@@ -4,6 +4,7 @@
         --source clotho=downloads/clotho --source package:ours=examples/data/train.parquet \\
         --evaluation esc50=downloads/esc50
     python examples/prepare_corpus.py --list          # the recipes; --list clotho says where to get it
+    python examples/prepare_corpus.py --describe corpora/mine/corpus      # only its datasheet and card, anew
 
 Top to bottom: prepare each source, compare all clips, find leaks, merge, describe, publish. Interrupted, run it again:
 it goes on where it was. The corpus is in <folder>/corpus, to be named as `train_data` or opened with `datasets`.
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
         print("\n".join(recipe.how_to_get if parsed.list else f"{recipe.name:20} {recipe.title}" for recipe in recipes))
         return None
     started = time.monotonic()
+    if parsed.describe:
+        return describe(parsed.folder, parsed.folder.parent / "reports", parsed.title, started)
     rate = parsed.sampling_rate if parsed.codec in ("flac", "opus") else None
     sound = SoundSettings(parsed.codec, rate, parsed.opus_kbps, max_seconds=parsed.max_seconds)
     shard_bytes = parsed.shard_megabytes * 1_000_000
@@ -62,11 +65,17 @@ def main(arguments: Sequence[str] | None = None) -> Path | None:
     tell(started, "corpus", summary(prepare(merged, corpus, settings, workers=parsed.workers), corpus))
 
     # ----------------------------------------------------------------------------------------- describe, publish
-    tell(started, "datasheet", str(write_datasheet(corpus, reports)))
-    write_card(corpus, parsed.title)
+    describe(corpus, reports, parsed.title, started)
     if parsed.push:
         address = push_to_hub(corpus, parsed.push, only_redistributable=not parsed.all_licenses)
         tell(started, "published", address)
+    return corpus
+
+
+def describe(corpus: Path, reports: Path, title: str, started: float) -> Path:
+    """Counts what is in a finished corpus, and writes its datasheet and card."""
+    tell(started, "datasheet", str(write_datasheet(corpus, reports)))
+    write_card(corpus, title)
     return corpus
 
 
@@ -96,9 +105,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="publish clips that may not be given away too (private repositories)",
     )
+    add("--describe", action="store_true", help="the folder is a finished corpus: only write its datasheet and card")
     add("--list", nargs="?", const="", metavar="RECIPE", help="show the recipes, or how to get one source")
     parsed = parser.parse_args(arguments)
-    if parsed.list is None and (parsed.folder is None or not parsed.source):
+    if parsed.list is None and (parsed.folder is None or not (parsed.source or parsed.describe)):
         parser.error("a folder and at least one --source are needed; --list shows the recipes")
     if parsed.folder:
         parsed.title = parsed.title or parsed.folder.absolute().name

@@ -71,6 +71,11 @@ def test_sources_become_one_corpus_without_copies_and_evaluation_clips(
     assert prepare_corpus.main(arguments) == folder
     assert before == {path: hashlib.sha256(path.read_bytes()).digest() for path in (folder / "data").iterdir()}
     assert "1 clips are in evaluation sets" in capsys.readouterr().out
+    written = {path: path.read_bytes() for path in (folder / "README.md", folder / "datasheet" / "datasheet.json")}
+    for path in written:
+        path.unlink()
+    assert prepare_corpus.main(["--describe", str(folder), "--title", "Seven sounds"]) == folder
+    assert written == {path: path.read_bytes() for path in written}
 
 
 def test_recipes_are_listed_and_a_wrong_source_is_refused(prepare_corpus, capsys):
