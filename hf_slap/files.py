@@ -1,5 +1,6 @@
-"""Files that are there in full or not at all."""
+"""Files that are there in full or not at all, and reading those that were cut short."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -31,3 +32,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def read_json_lines(path: Path) -> list:
+    """The values of a file that grows by lines of JSON, less a torn last one; none where there is no file."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows

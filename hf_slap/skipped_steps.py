@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .files import read_json_lines
+
 SKIPPED_FILE = "skipped_steps.jsonl"
 
 
@@ -82,10 +84,4 @@ class SkippedSteps:
 
 def read_skipped(folder: str | Path) -> list[dict]:
     """The rows of a run's skipped_steps.jsonl, {"step", "reason", "batches"}, less a torn last one."""
-    path, rows = Path(folder) / SKIPPED_FILE, []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return read_json_lines(Path(folder) / SKIPPED_FILE)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .files import write_whole
+from .files import read_json_lines, write_whole
 from .skipped_steps import SKIPPED_FILE, read_skipped
 
 METRICS_FILE = "metrics.jsonl"
@@ -193,13 +193,7 @@ def tracked_name(kind: str, name: str) -> str:
 
 def read_metrics(folder: str | Path) -> list[dict]:
     """The rows of metrics.jsonl, {"kind": "train" | "validation" | "warning", "step", ...}, less a torn last one."""
-    path, rows = Path(folder) / METRICS_FILE, []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return read_json_lines(Path(folder) / METRICS_FILE)
 
 
 def note_skipped(skipped: Sequence[tuple[str, str]], run_folder: Path) -> None:
