@@ -24,7 +24,7 @@ from hf_slap.training_config import TrainConfig
 TRAIN = os.path.join(os.path.dirname(__file__), "..", "examples", "data", "train.parquet")
 STEPS, BAD_STEP = 20, 6
 # processes: (micro-batches, activation checkpointing) of the runs
-RUNS = {1: [(1, False), (3, True)], 2: [(1, True), (2, False)], 4: [(1, False), (2, False)]}
+RUNS = {1: [(1, False), (3, True)], 2: [(1, False), (2, True)], 4: [(1, True), (2, False)]}
 NAMES = [(world, *run) for world, runs in RUNS.items() for run in runs]
 
 
