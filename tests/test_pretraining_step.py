@@ -73,7 +73,7 @@ def runs(tmp_path_factory):
     torch.multiprocessing.set_forkserver_preload(["hf_slap.pretraining_step", "hf_slap.engine", "datasets", "peft"])
     for world in RUNS:
         torch.multiprocessing.start_processes(worker, (world, str(folder)), nprocs=world, start_method="forkserver")
-    return {(world, *run): load_file(folder / f"{world} {run[0]}.safetensors") for world, *run in NAMES}
+    return {(world, *run): load_file(folder / f"{world} {run}.safetensors") for world, *run in NAMES}
 
 
 def worker(rank: int, world: int, folder: str) -> None:
@@ -87,7 +87,7 @@ def worker(rank: int, world: int, folder: str) -> None:
     for accumulation, checkpointing in RUNS[world]:
         results = run(accelerator, data, rank, world, accumulation, checkpointing)
         if rank == 0:
-            save_file(results, f"{folder}/{world} {accumulation}.safetensors")
+            save_file(results, f"{folder}/{world} {[accumulation, checkpointing]}.safetensors")
     if world > 1:
         sum_over_ranks(torch.zeros(1))  # nobody leaves while the other still talks
         dist.destroy_process_group()
