@@ -22,6 +22,16 @@ COLUMNS = (
     f"{', '.join(LABELS)}; if you like id, source_id, start, end, split, license, redistributable, domain, language, "
     "provenance, model, style"
 )
+OWN = {  # what the recipes of your own tables declare alike
+    "pages": (),
+    "license": "unknown",
+    "text_license": "yours",
+    "redistributable": False,
+    "domain": "sound",
+    "captions": "yours: human, or as the column `provenance` says; without any, template from labels",
+    "source_id": "<name>:<id>, or the column source_id",
+    "access": "own",
+}
 
 
 def own_row(row: Mapping, sound: dict | str, key: str | None = None) -> Row:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .base import Recipe
-from .own import COLUMNS, own_files, own_row
+from .own import COLUMNS, OWN, own_files, own_row
 from .readers import parquet
 
 
@@ -20,14 +20,7 @@ def rows(folder: Path):
 RECIPE = Recipe(
     name="parquet",
     title="parquet with an audio column",
-    pages=(),
-    license="unknown",
-    text_license="yours",
-    redistributable=False,
-    domain="sound",
-    captions="yours: human, or as the column `provenance` says; without any, template from labels",
-    source_id="<name>:<id>, or the column source_id",
-    access="own",
+    **OWN,
     placement=f"parquet files at any depth (or the path of one); audio is {{bytes, path}}. Columns: {COLUMNS}",
     expected=("**/*.parquet",),
     rows=rows,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .base import Recipe, Row
-from .own import COLUMNS, SOUNDS, own_files, own_row
+from .own import COLUMNS, OWN, SOUNDS, own_files, own_row
 from .readers import json_rows, table
 
 
@@ -40,14 +40,7 @@ def _one_per_clip(rows: Iterable[Row]) -> Iterator[Row]:
 RECIPE = Recipe(
     name="table",
     title="CSV, TSV or JSON lines",
-    pages=(),
-    license="unknown",
-    text_license="yours",
-    redistributable=False,
-    domain="sound",
-    captions="yours: human, or as the column `provenance` says; without any, template from labels",
-    source_id="<name>:<id>, or the column source_id",
-    access="own",
+    **OWN,
     placement="one or more tables (or the path of one) beside the files they name; several rows of one clip, one after "
     f"the other, are its captions. Columns: {COLUMNS}",
     expected=("*.csv|*.tsv|*.jsonl",),
