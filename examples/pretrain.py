@@ -91,7 +91,8 @@ def main(arguments: list[str] | None = None) -> Path:
         held_out = load_corpus(config.validation_data, config.validation_split) if config.validation_data else None
     tokenizer = build_tokenizer(config, corpus)
     durations = corpus.with_format("arrow")["duration"][:].to_numpy()
-    order = epoch_orders(clip_times(corpus, config.source_weights, config.balance_labels), config.seed)
+    times = clip_times(corpus, config.source_weights, config.balance_labels)
+    order = epoch_orders(times, config.seed)
 
     # -------------------------------------------------------------------------------------------------- model
     if checkpoint:
@@ -120,7 +121,8 @@ def main(arguments: list[str] | None = None) -> Path:
         patch_frames=audio.patch_frames,
         patch_bins=audio.patch_bins,
     )
-    clips = PretrainDataset(corpus, extractor, functools.partial(draw_patch_mask, kind=config.mask_kind), settings)
+    draw_mask = functools.partial(draw_patch_mask, kind=config.mask_kind)
+    clips = PretrainDataset(corpus, extractor, draw_mask, settings, times)
     collate = PretrainCollator(tokenizer, config.max_caption_tokens, model.config.eos_token_id, clips.silence)
 
     # ---------------------------------------------------------------------------------------------- optimizer

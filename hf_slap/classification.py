@@ -171,11 +171,8 @@ class LabelledClips(torch.utils.data.Dataset):
         return LabelledClip(clip.id, features, target.astype(np.float32), clip.seconds)
 
     def _target(self, ref: ClipRef, clip) -> np.ndarray:
-        target = self.targets[ref.index]
-        if clip.laid_over is None:
-            return target
-        both = np.maximum(target, self.targets[clip.laid_over])
-        return both if self.multi_label else both / both.sum()
+        target = self.targets[[ref.index, *clip.mixed_in]].max(0)
+        return target if self.multi_label else target / target.sum()
 
 
 def pack_clips(items: Sequence[LabelledClip | SkippedClip]) -> dict:

@@ -56,8 +56,8 @@ class ThreeClips:
         if ref.index == 2:
             return SkippedClip("broken", "noise")
         features = np.full((3 + ref.index, 2), 1.0 + ref.index, np.float32)
-        laid_over = 0 if ref.index == 1 else None
-        return TrainingClip(str(ref.index), "", features, features, np.zeros(0, bool), 0, 1.0, laid_over=laid_over)
+        mixed_in = (0,) if ref.index == 1 else ()
+        return TrainingClip(str(ref.index), "", features, features, np.zeros(0, bool), 0, 1.0, mixed_in=mixed_in)
 
 
 def test_features_and_targets_are_mixed_alike_and_each_clip_is_read_once():

@@ -1,6 +1,17 @@
 """Corpora of captioned sound: records, batches, augmentation, tokenizer."""
 
-from .augmentation import apply_gain, low_pass, mix, random_crop, spec_augment
+from .augmentation import (
+    add_noise,
+    append,
+    apply_gain,
+    change_speed,
+    equalize,
+    low_pass,
+    mix,
+    random_crop,
+    reverberate,
+    spec_augment,
+)
 from .batching import ClipRef, padding_share, plan_epoch, rank_batches, run_batches, share
 from .collate import ClipSettings, PretrainCollator, PretrainDataset, SkippedClip, TrainingClip
 from .corpora_index import CorporaIndex, index_corpora
@@ -17,6 +28,7 @@ from .sampling import SOURCE_WEIGHTS, clip_times, epoch_order, epoch_orders, tak
 from .shards import read_manifest, read_records, read_rows, verify
 from .text_rules import clean_text
 from .tokenizer import train_tokenizer
+from .trainer import TrainerCollator
 
 __all__ = [
     "Caption",
@@ -33,13 +45,18 @@ __all__ = [
     "SOURCE_WEIGHTS",
     "SkippedClip",
     "SoundSettings",
+    "TrainerCollator",
     "TrainingClip",
+    "add_noise",
+    "append",
     "apply_gain",
     "build_index",
+    "change_speed",
     "clean_text",
     "clip_times",
     "epoch_order",
     "epoch_orders",
+    "equalize",
     "find_leaks",
     "index_corpora",
     "load_corpus",
@@ -56,6 +73,7 @@ __all__ = [
     "read_manifest",
     "read_records",
     "read_rows",
+    "reverberate",
     "run_batches",
     "share",
     "spec_augment",

@@ -1,8 +1,10 @@
-"""What varies from epoch to epoch in a clip: stripes of its log-mel, crop, loudness, bandwidth, company."""
+"""What varies from epoch to epoch in a clip: stripes of its log-mel, crop, loudness, speed, room, colour, company."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
+import soxr
 
 FRAMES_PER_STRIPE_COUNT = 1000  # 10 s at 100 frames/s: the length for which the number of time stripes is given
 
@@ -82,10 +84,26 @@ def low_pass(waveform: np.ndarray, cutoff_hz: float, sampling_rate: int = 16_000
     """
     if not cutoff_hz > 0:
         raise ValueError(f"cutoff_hz is {cutoff_hz}; expected a positive frequency")
-    spectrum = np.fft.rfft(waveform)
-    hz = np.fft.rfftfreq(len(waveform), 1.0 / sampling_rate)
-    slope = np.clip((hz - cutoff_hz) / (0.1 * cutoff_hz), 0.0, 1.0)  # 0 below the cutoff, 1 a tenth above it
-    return np.fft.irfft(spectrum * (0.5 + 0.5 * np.cos(math.pi * slope)), n=len(waveform)).astype(np.float32)
+
+    def gain(hz: np.ndarray) -> np.ndarray:
+        slope = np.clip((hz - cutoff_hz) / (0.1 * cutoff_hz), 0.0, 1.0)  # 0 below the cutoff, 1 a tenth above it
+        return 0.5 + 0.5 * np.cos(math.pi * slope)
+
+    return _filtered(waveform, gain, sampling_rate, len(waveform))
+
+
+def _filtered(
+    waveform: np.ndarray, gain: Callable[[np.ndarray], np.ndarray], sampling_rate: int, size: int | None = None
+) -> np.ndarray:
+    """The sound with every frequency times its gain, by a Fourier transform of `size`; default: a quick one."""
+    size = size or _quick_size(len(waveform))
+    hz = np.fft.rfftfreq(size, 1.0 / sampling_rate)
+    return np.fft.irfft(np.fft.rfft(waveform, size) * gain(hz), size)[: len(waveform)].astype(np.float32)
+
+
+def _quick_size(samples: int) -> int:
+    """The smallest 2^k, 3 x 2^k or 5 x 2^k that is not less."""
+    return min(factor << max(0, (-(-samples // factor) - 1).bit_length()) for factor in (1, 3, 5))
 
 
 def mix(waveform: np.ndarray, other: np.ndarray, level_db: float, offset: int = 0) -> np.ndarray:
@@ -107,8 +125,92 @@ def mix(waveform: np.ndarray, other: np.ndarray, level_db: float, offset: int = 
             f"{len(other)} samples at offset {offset} do not fit into {len(waveform)}; "
             "put the shorter clip over the longer one"
         )
-    ours, its = (float(np.sqrt(np.mean(np.square(sound, dtype=np.float64)))) for sound in (waveform, other))
-    scale = 10.0 ** (level_db / 20.0) * ours / its if ours > 0 and its > 0 else 1.0
     mixed = waveform.astype(np.float32, copy=True)
-    mixed[offset : offset + len(other)] += (scale * other).astype(np.float32)
+    mixed[offset : offset + len(other)] += _at_level(waveform, other, level_db)
     return mixed
+
+
+def append(waveform: np.ndarray, other: np.ndarray, level_db: float, gap: int = 0) -> np.ndarray:
+    """One sound after the other: (n,), `gap` samples of silence, (m,); levels as in `mix`.
+
+    Returns:
+        (n + gap + m,), float32.
+    """
+    silence = np.zeros(gap, dtype=np.float32)
+    return np.concatenate([waveform.astype(np.float32), silence, _at_level(waveform, other, level_db)])
+
+
+def _at_level(waveform: np.ndarray, other: np.ndarray, level_db: float) -> np.ndarray:
+    ours, its = _rms(waveform), _rms(other)
+    return (10.0 ** (level_db / 20.0) * (ours / its if ours > 0 and its > 0 else 1.0) * other).astype(np.float32)
+
+
+def _rms(sound: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(sound, dtype=np.float64))))
+
+
+def change_speed(waveform: np.ndarray, factor: float) -> np.ndarray:
+    """(n,) played `factor` times as fast, and so much higher: about (n / factor,), float32.
+
+    Raises:
+        ValueError: a factor that is not positive.
+    """
+    if not factor > 0:
+        raise ValueError(f"factor is {factor}; expected a positive number, 2 is twice as fast and an octave higher")
+    return soxr.resample(waveform.astype(np.float32, copy=False), factor, 1.0, quality="LQ")
+
+
+def equalize(waveform: np.ndarray, gains_db: np.ndarray, sampling_rate: int = 16_000) -> np.ndarray:
+    """Sound through another microphone: every frequency louder or softer.
+
+    Args:
+        waveform: (n,).
+        gains_db: at frequencies evenly spaced on a logarithmic scale from 50 Hz to half of the rate, straight lines
+            between them.
+        sampling_rate: in Hz.
+    Returns:
+        (n,), float32.
+    """
+    points = np.linspace(math.log(50.0), math.log(sampling_rate / 2), len(gains_db))
+
+    def gain(hz: np.ndarray) -> np.ndarray:
+        return 10.0 ** (np.interp(np.log(np.maximum(hz, 1.0)), points, gains_db) / 20.0)
+
+    return _filtered(waveform, gain, sampling_rate)
+
+
+def reverberate(
+    waveform: np.ndarray, seconds: float, level_db: float, rng: np.random.Generator, sampling_rate: int = 16_000
+) -> np.ndarray:
+    """Sound in a room: noise that dies away follows every moment of it.
+
+    Args:
+        waveform: (n,).
+        seconds: until the room is 60 dB softer.
+        level_db: of all of the room's energy beside that of the direct sound.
+        rng: draws the noise.
+        sampling_rate: in Hz.
+    Returns:
+        (n,), float32; what rings on after the clip is cut off.
+    """
+    length = max(1, min(int(seconds * sampling_rate), len(waveform)))
+    room = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / (seconds * sampling_rate))
+    room *= 10.0 ** (level_db / 20.0) / np.sqrt(np.sum(room**2))
+    size = _quick_size(len(waveform) + length)
+    echo = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(room, size), size)[: len(waveform)]
+    return (waveform + echo).astype(np.float32)
+
+
+def add_noise(waveform: np.ndarray, snr_db: float, slope: float, rng: np.random.Generator) -> np.ndarray:
+    """Sound with steady noise below it.
+
+    Args:
+        waveform: (n,).
+        snr_db: RMS of the sound above that of the noise.
+        slope: power of the noise falls as frequency to this: 0 is white, 1 pink, 2 brown.
+        rng: draws the noise.
+    Returns:
+        (n,), float32.
+    """
+    noise = _filtered(rng.standard_normal(len(waveform)), lambda hz: np.maximum(hz, 20.0) ** (-slope / 2), 16_000)
+    return mix(waveform, noise, -snr_db)

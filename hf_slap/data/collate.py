@@ -12,11 +12,26 @@ import torch
 from datasets import Dataset
 
 from ..modeling.audio_slap import AudioError
-from .augmentation import apply_gain, low_pass, mix, random_crop, spec_augment
+from .augmentation import (
+    add_noise,
+    append,
+    apply_gain,
+    change_speed,
+    equalize,
+    low_pass,
+    mix,
+    random_crop,
+    reverberate,
+    spec_augment,
+)
 from .batching import ClipRef
 from .records import stable_hash
 
 _PARTNERS_TRIED = 8
+_TOGETHER = ("{} and {}",)
+_IN_SEQUENCE = ("{}, then {}", "{}, followed by {}")
+_EQUALIZER_BANDS = 8
+_NOISE_SLOPES = (0.0, 2.0)  # white to brown
 
 
 @dataclass(frozen=True)
@@ -32,9 +47,18 @@ class ClipSettings:
         gain_db: loudness is changed by up to so much, uniformly, both ways.
         low_pass_probability: of a low-pass filter.
         low_pass_hz: (lowest, highest) cutoff, uniform.
-        mix_probability: of a second clip that is no longer than the first, laid over it at a place drawn, with its
-            caption joined by "and".
+        speed_octaves: played up to so much faster and higher, or slower and lower, uniformly.
+        reverb_probability: of a room that rings for 0.1 to 1 s, 3 to 20 dB below the sound.
+        equalizer_db: each of eight bands is up to so much louder or softer, uniformly.
+        noise_probability: of noise of some colour, `noise_snr_db` below the sound.
+        noise_snr_db: (lowest, highest), uniform.
+        silence_seconds: up to so much digital silence is put before and after every other clip, uniformly.
+        mix_probability: of a second clip in the same scene, its caption joined to the first's: over it at a place
+            drawn, where it is no longer than the first ("and"), or after it ("then").
         mix_level_db: the second is up to so much louder or softer than the first, uniformly.
+        sequence_share: share of the mixed scenes in which the second comes after the first, as far as `max_seconds`
+            leaves room for at least half a second of it.
+        max_events: clips in one scene; each further one comes with `mix_probability`.
         group_column: clips equal in this column are not each other's negatives, such as "label" where few captions
             describe many clips. Default: clips with equal captions, or with the same id.
         patch_frames, patch_bins: of the audio encoder.
@@ -55,20 +79,37 @@ class ClipSettings:
     gain_db: float = 0.0
     low_pass_probability: float = 0.0
     low_pass_hz: tuple[float, float] = (2500.0, 8000.0)
+    speed_octaves: float = 0.0
+    reverb_probability: float = 0.0
+    equalizer_db: float = 0.0
+    noise_probability: float = 0.0
+    noise_snr_db: tuple[float, float] = (10.0, 40.0)
+    silence_seconds: float = 0.0
     mix_probability: float = 0.0
     mix_level_db: float = 6.0
+    sequence_share: float = 0.0
+    max_events: int = 2
     group_column: str | None = None
     patch_frames: int = 16
     patch_bins: int = 16
     cache_mb: float = 0.0
 
     def __post_init__(self):
-        for name in ("low_pass_probability", "mix_probability", "parallel_caption_share"):
+        for name in (
+            "low_pass_probability", "mix_probability", "parallel_caption_share", "reverb_probability",
+            "noise_probability", "sequence_share",
+        ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} is {getattr(self, name)}; a probability lies between 0 and 1")
-        for name in ("gain_db", "mix_level_db", "cache_mb", "seed"):
+        for name in (
+            "gain_db", "mix_level_db", "cache_mb", "seed", "speed_octaves", "equalizer_db", "silence_seconds",
+        ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.max_events < 2:
+            raise ValueError(f"max_events is {self.max_events}; a mixed scene has at least 2, or set mix_probability=0")
+        if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
+            raise ValueError(f"noise_snr_db is {self.noise_snr_db}; expected (lowest, highest) in dB")
         if len(self.low_pass_hz) != 2 or not 0 < self.low_pass_hz[0] <= self.low_pass_hz[1]:
             raise ValueError(f"low_pass_hz is {self.low_pass_hz}; expected (lowest, highest) in Hz")
         if not 0.0 <= self.mask_ratio < 1.0:
@@ -81,7 +122,11 @@ class ClipSettings:
 
     @property
     def changes_waveform(self) -> bool:
-        return self.gain_db > 0 or self.low_pass_probability > 0 or self.mix_probability > 0
+        asked = (
+            self.gain_db, self.low_pass_probability, self.mix_probability, self.speed_octaves, self.reverb_probability,
+            self.equalizer_db, self.noise_probability, self.silence_seconds,
+        )  # fmt: skip
+        return any(amount > 0 for amount in asked)
 
 
 @dataclass(frozen=True)
@@ -95,7 +140,7 @@ class TrainingClip:
     patch_mask: np.ndarray  # (patches,) bool, time-major
     groups: tuple[int, int]  # of the clip itself, of its caption
     seconds: float
-    laid_over: int | None = None  # row of the clip that was mixed in
+    mixed_in: tuple[int, ...] = ()  # rows of the clips that share its scene
     parallel_caption: bool | None = None  # None: not asked for
     source: str = ""
 
@@ -117,6 +162,8 @@ class PretrainDataset(torch.utils.data.Dataset):
         draw_patch_mask: (columns, rows, ratio, rng) -> (columns * rows,) bool, time-major;
             `hf_slap.objectives.draw_patch_mask`.
         settings: see `ClipSettings`.
+        partner_times: (clips,), how often each is mixed into others, relative to the others, as from `clip_times`;
+            default: all alike.
     Raises:
         ValueError: a corpus without the columns of `load_corpus`, or without the column to group by.
     """
@@ -127,6 +174,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         feature_extractor: Any,
         draw_patch_mask: Callable[[int, int, float, np.random.Generator], np.ndarray],
         settings: ClipSettings | None = None,
+        partner_times: np.ndarray | None = None,
     ):
         settings = settings or ClipSettings()
         if settings.group_column and settings.group_column not in corpus.column_names:
@@ -142,6 +190,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         self.feature_extractor = feature_extractor
         self.draw_patch_mask = draw_patch_mask
         self.settings = settings
+        self._partners = None if partner_times is None else np.cumsum(partner_times) / np.sum(partner_times)
         self._cache: dict[int, np.ndarray] = {}
         self._cache_room = settings.cache_mb * 1e6
 
@@ -157,14 +206,12 @@ class PretrainDataset(torch.utils.data.Dataset):
         row = self.corpus[ref.index]
         caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
         try:
-            features, second = self._features(ref.index, row, sound_rng, caption_rng)
+            features, caption, mixed_in = self._features(ref.index, row, caption, sound_rng, caption_rng)
             columns = len(features) // settings.patch_frames
             if not columns:
                 raise AudioError(f"{len(features)} frames; one patch needs {settings.patch_frames}")
         except AudioError as problem:
             return SkippedClip(row["id"], str(problem))
-        if second:
-            caption = f"{caption} and {second[1]}"
 
         features = features[: columns * settings.patch_frames]
         rows = features.shape[1] // settings.patch_bins
@@ -186,7 +233,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             seconds=len(features) * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate,
             parallel_caption=bool(decoding_rng.random() < share) if share else None,
             source=row.get("source") or "",
-            laid_over=second[0] if second else None,
+            mixed_in=mixed_in,
         )
 
     @property
@@ -206,52 +253,91 @@ class PretrainDataset(torch.utils.data.Dataset):
         )
 
     def _features(
-        self, index: int, row: dict, sound_rng: np.random.Generator, caption_rng: np.random.Generator
-    ) -> tuple[np.ndarray, tuple[int, str] | None]:
-        """(T, M) log-mel, and the row and the caption of the clip that was mixed in, if one was."""
+        self, index: int, row: dict, caption: str, sound_rng: np.random.Generator, caption_rng: np.random.Generator
+    ) -> tuple[np.ndarray, str, tuple[int, ...]]:
+        """(T, M) log-mel, the caption of the scene, and the rows of the clips that were mixed in."""
         settings, extractor = self.settings, self.feature_extractor
         longest = int(settings.max_seconds * extractor.sampling_rate)
         if not settings.changes_waveform and index in self._cache and self._cache[index].ndim == 2:
-            return self._cache[index], None
+            return self._cache[index], caption, ()
         whole = self._waveform(index, row)
-        waveform = random_crop(whole, longest, sound_rng)
         if not settings.changes_waveform:
-            features = extractor.log_mel(waveform)
+            features = extractor.log_mel(random_crop(whole, longest, sound_rng))
             if len(whole) <= longest:
                 self._remember(index, features)
-            return features, None
+            return features, caption, ()
 
-        second = None
-        if sound_rng.random() < settings.mix_probability:
-            waveform, second = self._mixed(waveform, index, sound_rng, caption_rng)
-        if sound_rng.random() < settings.low_pass_probability:
-            waveform = low_pass(waveform, sound_rng.uniform(*settings.low_pass_hz), extractor.sampling_rate)
-        if settings.gain_db:
-            waveform = apply_gain(waveform, sound_rng.uniform(-settings.gain_db, settings.gain_db))
-        return extractor.log_mel(waveform), second
+        waveform, mixed_in = self._event(whole, sound_rng), []
+        while len(mixed_in) + 1 < settings.max_events and sound_rng.random() < settings.mix_probability:
+            second = self._partner(waveform, [index, *mixed_in], sound_rng)
+            if second is None:
+                break
+            waveform, partner, joint = second
+            mixed_in.append(partner)
+            captions = self.corpus[partner]["captions"]
+            caption = joint.format(caption, captions[int(caption_rng.integers(len(captions)))])
+        return extractor.log_mel(self._recorded(waveform, sound_rng)), caption, tuple(mixed_in)
 
-    def _mixed(
-        self,
-        waveform: np.ndarray,
-        index: int,
-        sound_rng: np.random.Generator,
-        caption_rng: np.random.Generator,
-    ) -> tuple[np.ndarray, tuple[int, str] | None]:
-        """The clip with another over it; alone where no drawn partner is another clip, readable and short enough."""
-        for partner in sound_rng.integers(len(self.corpus), size=_PARTNERS_TRIED).tolist():
+    def _event(self, whole: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A clip, or a part of a long one, at a speed drawn."""
+        settings = self.settings
+        longest = int(settings.max_seconds * self.feature_extractor.sampling_rate)
+        factor = 2.0 ** rng.uniform(-settings.speed_octaves, settings.speed_octaves) if settings.speed_octaves else 1.0
+        waveform = random_crop(whole, int(longest * factor), rng)
+        return change_speed(waveform, factor)[:longest] if settings.speed_octaves else waveform
+
+    def _partner(
+        self, waveform: np.ndarray, taken: list[int], rng: np.random.Generator
+    ) -> tuple[np.ndarray, int, str] | None:
+        """The scene with one more clip, its row, and how their captions are joined; None where no clip drawn is a new
+        one, readable and short enough."""
+        settings, rate = self.settings, self.feature_extractor.sampling_rate
+        room = int(settings.max_seconds * rate) - len(waveform)
+        in_sequence = bool(settings.sequence_share) and rng.random() < settings.sequence_share and room >= rate // 2
+        joints = _IN_SEQUENCE if in_sequence else _TOGETHER
+        joint, level_db = joints[int(rng.integers(len(joints)))], settings.mix_level_db
+        if self._partners is None:
+            drawn = rng.integers(len(self.corpus), size=_PARTNERS_TRIED)
+        else:
+            drawn = np.searchsorted(self._partners, rng.random(_PARTNERS_TRIED), side="right")
+        for partner in drawn.tolist():
             row = self.corpus[partner]
-            if partner == index or row.get("duration", 0.0) > len(waveform) / self.feature_extractor.sampling_rate:
+            # twice as long still fits where it is played faster by an octave
+            too_long = row.get("duration", 0.0) > 2.0**settings.speed_octaves * len(waveform) / rate
+            if partner in taken or (too_long and not in_sequence):
                 continue
             try:
-                other = self._waveform(partner, row)
+                other = self._event(self._waveform(partner, row), rng)
             except AudioError:
                 continue  # reported when its own turn comes
+            if in_sequence:
+                gap = int(rng.integers(0, room // 4, endpoint=True))
+                other = random_crop(other, room - gap, rng)
+                return append(waveform, other, rng.uniform(-level_db, level_db), gap), partner, joint
             if len(other) <= len(waveform):
-                offset = int(sound_rng.integers(0, len(waveform) - len(other), endpoint=True))
-                level = sound_rng.uniform(-self.settings.mix_level_db, self.settings.mix_level_db)
-                caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
-                return mix(waveform, other, level, offset), (partner, caption)
-        return waveform, None
+                offset = int(rng.integers(0, len(waveform) - len(other), endpoint=True))
+                return mix(waveform, other, rng.uniform(-level_db, level_db), offset), partner, joint
+        return None
+
+    def _recorded(self, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The scene in a room and through a microphone, both drawn."""
+        settings, rate = self.settings, self.feature_extractor.sampling_rate
+        if settings.reverb_probability and rng.random() < settings.reverb_probability:
+            waveform = reverberate(waveform, rng.uniform(0.1, 1.0), rng.uniform(-20.0, -3.0), rng, rate)
+        if settings.equalizer_db:
+            gains = rng.uniform(-settings.equalizer_db, settings.equalizer_db, _EQUALIZER_BANDS)
+            waveform = equalize(waveform, gains, rate)
+        if rng.random() < settings.low_pass_probability:
+            waveform = low_pass(waveform, rng.uniform(*settings.low_pass_hz), rate)
+        if settings.noise_probability and rng.random() < settings.noise_probability:
+            waveform = add_noise(waveform, rng.uniform(*settings.noise_snr_db), rng.uniform(*_NOISE_SLOPES), rng)
+        if settings.silence_seconds and rng.random() < 0.5:
+            room = int(settings.max_seconds * rate) - len(waveform)
+            around = np.minimum(rng.uniform(0.0, settings.silence_seconds, 2) * rate, max(0, room) // 2).astype(int)
+            waveform = np.pad(waveform, tuple(around.tolist()))
+        if settings.gain_db:
+            waveform = apply_gain(waveform, rng.uniform(-settings.gain_db, settings.gain_db))
+        return waveform
 
     def _waveform(self, index: int, row: dict) -> np.ndarray:
         if index in self._cache and self._cache[index].ndim == 1:

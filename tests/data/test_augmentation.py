@@ -1,7 +1,18 @@
 import numpy as np
 import pytest
 
-from hf_slap.data import apply_gain, low_pass, mix, random_crop, spec_augment
+from hf_slap.data import (
+    add_noise,
+    append,
+    apply_gain,
+    change_speed,
+    equalize,
+    low_pass,
+    mix,
+    random_crop,
+    reverberate,
+    spec_augment,
+)
 
 RATE = 16_000
 
@@ -105,3 +116,62 @@ def test_silence_is_mixed_without_a_division_by_zero():
 def test_a_sound_that_does_not_fit_is_not_cut_in_silence():
     with pytest.raises(ValueError, match="3 samples at offset 9 do not fit into 11"):
         mix(np.ones(11), np.ones(3), 0.0, offset=9)
+
+
+def tone(hz: float, seconds: float = 1.0) -> np.ndarray:
+    return np.sin(2 * np.pi * hz * np.arange(int(seconds * RATE)) / RATE).astype(np.float32)
+
+
+def loudest_hz(waveform: np.ndarray) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(waveform)))) * RATE / len(waveform)
+
+
+def rms_db(waveform: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(waveform.astype(np.float64) ** 2)))
+
+
+def test_twice_as_fast_is_half_as_long_and_an_octave_higher():
+    fast, slow = change_speed(tone(500), 2.0), change_speed(tone(500), 0.5)
+    assert abs(len(fast) - 8_000) <= 2 and abs(len(slow) - 32_000) <= 2 and fast.dtype == np.float32
+    assert loudest_hz(fast) == pytest.approx(1000, abs=3) and loudest_hz(slow) == pytest.approx(250, abs=3)
+    with pytest.raises(ValueError, match="factor is 0"):
+        change_speed(tone(500), 0.0)
+
+
+def test_the_second_sound_comes_after_a_gap_at_its_level():
+    first, second = tone(500), 0.01 * tone(2000, 0.5)
+    both = append(first, second, level_db=-6.0, gap=800)
+    assert len(both) == 16_000 + 800 + 8_000 and both.dtype == np.float32
+    assert np.array_equal(both[:16_000], first) and not both[16_000:16_800].any()
+    assert rms_db(both[16_800:]) - rms_db(first) == pytest.approx(-6.0, abs=0.01)
+
+
+def test_an_equalizer_raises_the_low_and_lowers_the_high_tone_and_keeps_the_length():
+    gains = np.linspace(12, -12, 8)  # +12 dB at 50 Hz to -12 dB at 8 kHz
+    for hz, length in ((50, 16_000), (631, 16_001), (7_900, 15_991)):
+        sound = tone(hz, 2)[:length]
+        expected = 12 - 24 * np.log(hz / 50) / np.log(8_000 / 50)
+        change = rms_db(equalize(sound, gains)) - rms_db(sound)
+        assert len(equalize(sound, gains)) == length and change == pytest.approx(expected, abs=0.4)
+    assert equalize(tone(440), np.zeros(8)) == pytest.approx(tone(440), abs=1e-5)
+
+
+def test_a_room_rings_after_the_sound_and_dies_away():
+    click = np.zeros(16_000, np.float32)
+    click[1_000] = 1.0
+    ringing = reverberate(click, 0.5, -6.0, np.random.default_rng(0))
+    assert len(ringing) == 16_000 and abs(ringing[:999]).max() < 1e-6
+    direct, room = ringing[1_000] ** 2, np.sum(ringing[1_001:9_000] ** 2)
+    assert 10 * np.log10(room / direct) == pytest.approx(-6.0, abs=1.0)
+    early, late = rms_db(ringing[1_001:2_600]), rms_db(ringing[5_000:6_600])
+    assert early - late == pytest.approx(60 * 4_000 / 8_000, abs=2), "60 dB in 0.5 s"
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0, 2.0])
+def test_noise_lies_below_the_sound_and_falls_with_its_slope(slope):
+    sound = tone(1000)
+    noise = add_noise(sound, 20.0, slope, np.random.default_rng(1)) - sound
+    assert rms_db(noise) - rms_db(sound) == pytest.approx(-20.0, abs=0.1)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    octaves = np.log2(np.mean(power[3_000:4_000]) / np.mean(power[300:400])) / np.log2(10)
+    assert octaves == pytest.approx(-slope, abs=0.15)

@@ -227,6 +227,41 @@ def test_a_mixed_clip_carries_both_captions_and_the_length_of_the_first(prepare,
             assert np.array_equal(before.teacher_features, after.teacher_features)
 
 
+def test_clips_of_a_scene_come_one_after_the_other_and_their_captions_too(prepare, corpus):
+    plain = prepare()
+    scenes = prepare(mix_probability=1.0, sequence_share=1.0, max_events=3, max_seconds=20.0)
+    pairs = [(plain[ref], scenes[ref]) for ref in refs(corpus)]
+    for before, after in pairs:
+        assert 1 <= len(after.mixed_in) <= 2 and after.seconds >= before.seconds + 0.2 * len(after.mixed_in)
+        assert after.caption.startswith(before.caption)
+        assert after.caption.count(", then ") + after.caption.count(", followed by ") == len(after.mixed_in)
+    assert {len(after.mixed_in) for _, after in pairs} >= {2}
+    short = prepare(mix_probability=1.0, sequence_share=1.0, max_seconds=3.0)
+    assert all(short[ref].seconds <= 3.0 for ref in refs(corpus))
+
+
+def test_every_change_of_the_sound_is_drawn_anew_each_epoch_and_is_the_same_for_all_who_draw_it(prepare):
+    for change in (
+        {"speed_octaves": 0.5},
+        {"reverb_probability": 1.0},
+        {"equalizer_db": 10.0},
+        {"noise_probability": 1.0},
+        {"silence_seconds": 1.0},
+    ):
+        one, two = prepare(**change), prepare(**change)
+        drawn = [one[ClipRef(epoch, 0, 0)].features.tobytes() for epoch in range(6)]
+        assert len(set(drawn)) > 3, change
+        assert drawn == [two[ClipRef(epoch, 0, 0)].features.tobytes() for epoch in range(6)], change
+
+
+def test_partners_are_drawn_as_often_as_told(corpus, extractor):
+    settings = ClipSettings(mix_probability=1.0, sequence_share=1.0)
+    times = np.zeros(len(corpus))
+    times[4] = 1.0
+    clips = PretrainDataset(corpus, extractor, draw_patch_mask, settings, times)
+    assert {clips[ref].mixed_in for ref in refs(corpus) if ref.index != 4} == {(4,)}
+
+
 def test_a_low_pass_empties_the_highest_bins(prepare):
     muffled = prepare(low_pass_probability=1.0, low_pass_hz=(1000.0, 1000.0))[ClipRef(0, 0, 0)].teacher_features
     plain = prepare()[ClipRef(0, 0, 0)].teacher_features
