@@ -23,7 +23,13 @@ from torch.utils.data import DataLoader
 from transformers import AutoTokenizer
 
 from hf_slap import AudioError, SlapFeatureExtractor, SlapForPreTraining, SlapProcessor, save_folder
-from hf_slap.checkpoint import checkpoint_to_resume, last_checkpoint, load_checkpoint, save_checkpoint
+from hf_slap.checkpoint import (
+    average_weights,
+    checkpoint_to_resume,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from hf_slap.collapse import CollapseWatch
 from hf_slap.compute import matmul_rate, step_operations
 from hf_slap.data import (
@@ -215,6 +221,8 @@ def main(arguments: list[str] | None = None) -> Path:
     folder = run_folder / "model"
     whole = whole_model(model)
     if is_main():
+        if config.average_checkpoints > 1:
+            whole.load_state_dict(average_weights(checkpoints, config.average_checkpoints))
         save_folder(folder, whole.eval(), SlapProcessor(feature_extractor=extractor, tokenizer=tokenizer))
         clips = np.mean([row["clips"] for row in read_metrics(run_folder) if "clips" in row])
         wrong_pairs = (clips - 1) * math.log(clips / (clips - 1)) if whole.slap.bias is not None else 0.0

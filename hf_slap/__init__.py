@@ -1,48 +1,77 @@
 """SLAP, Scalable Language-Audio Pretraining, as a Hugging Face model package.
 
-Importing the package registers its classes with transformers' Auto classes and its tasks with `pipeline`.
-It opens no file and no connection.
+Importing the package makes transformers' Auto classes know SLAP's classes, and `pipeline` its tasks, as soon as
+transformers is used; the names below are looked up on first use. It opens no file and no connection.
 """
+# ruff: noqa: F401
 
-from .embedding import Embeddings, embed
-from .evaluation.run import evaluate
-from .modeling.audio_slap import AudioError
-from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
-from .modeling.feature_extraction_slap import SlapFeatureExtractor
-from .modeling.modeling_slap import (
-    SlapAudioModel,
-    SlapAudioModelWithProjection,
-    SlapForAudioCaptioning,
-    SlapForAudioClassification,
-    SlapForPreTraining,
-    SlapModel,
-)
-from .modeling.pipeline_slap import AudioCaptioningPipeline, AudioEmbeddingPipeline
-from .modeling.processing_slap import SlapProcessor
-from .registration import register, save_folder
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .late_registration import register_when_needed
+
+if TYPE_CHECKING:  # for editors; `_MODULES` is what counts
+    from .embedding import Embeddings, embed
+    from .evaluation.run import evaluate
+    from .listening import Listener
+    from .modeling.audio_slap import AudioError
+    from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+    from .modeling.feature_extraction_slap import SlapFeatureExtractor
+    from .modeling.modeling_slap import (
+        SlapAudioModel,
+        SlapAudioModelWithProjection,
+        SlapForAudioCaptioning,
+        SlapForAudioClassification,
+        SlapForPreTraining,
+        SlapModel,
+    )
+    from .modeling.pipeline_slap import AudioCaptioningPipeline, AudioEmbeddingPipeline
+    from .modeling.processing_slap import SlapProcessor
+    from .registration import register, save_folder
+    from .shipped import bundled, bundled_sounds
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AudioCaptioningPipeline",
-    "AudioEmbeddingPipeline",
-    "AudioError",
-    "Embeddings",
-    "SlapAudioConfig",
-    "SlapAudioModel",
-    "SlapAudioModelWithProjection",
-    "SlapConfig",
-    "SlapDecoderConfig",
-    "SlapFeatureExtractor",
-    "SlapForAudioCaptioning",
-    "SlapForAudioClassification",
-    "SlapForPreTraining",
-    "SlapModel",
-    "SlapProcessor",
-    "embed",
-    "evaluate",
-    "register",
-    "save_folder",
-]
+_MODULES = {  # public names, by the module that has them
+    "embedding": ["Embeddings", "embed"],
+    "evaluation.run": ["evaluate"],
+    "listening": ["Listener"],
+    "modeling.audio_slap": ["AudioError"],
+    "modeling.configuration_slap": ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"],
+    "modeling.feature_extraction_slap": ["SlapFeatureExtractor"],
+    "modeling.modeling_slap": [
+        "SlapAudioModel",
+        "SlapAudioModelWithProjection",
+        "SlapForAudioCaptioning",
+        "SlapForAudioClassification",
+        "SlapForPreTraining",
+        "SlapModel",
+    ],
+    "modeling.pipeline_slap": ["AudioCaptioningPipeline", "AudioEmbeddingPipeline"],
+    "modeling.processing_slap": ["SlapProcessor"],
+    "registration": ["register", "save_folder"],
+    "shipped": ["bundled", "bundled_sounds"],
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-register()
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+        return value
+    if not name.startswith("_"):
+        try:
+            return import_module(f".{name}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":
+                raise
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_when_needed()

@@ -19,7 +19,6 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -32,6 +31,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.optim import Optimizer
 
 from .distributed import gather_objects, gather_rows, is_main, raise_together, rank
+from .modeling.weights_slap import WeightsError, open_weights
 
 STATE_FILE = "state.json"
 _FORMAT = 1
@@ -149,6 +149,31 @@ def last_checkpoint(folder: str | Path) -> Path | None:
     return next((path for path in reversed(_checkpoints(Path(folder))) if _read_state(path)), None)
 
 
+def average_weights(folder: str | Path, count: int) -> dict[str, Tensor]:
+    """The mean of the weights of the last `count` whole checkpoints: often better than each of them.
+
+    Args:
+        folder: the run's checkpoint folder.
+        count: how many.
+    Returns:
+        weights by name, as in a checkpoint.
+    Raises:
+        CheckpointError: there are fewer.
+    Source: stochastic weight averaging (Izmailov et al. 2018), over the end of one run.
+    """
+    paths = [path for path in _checkpoints(Path(folder)) if _read_state(path)][-count:]
+    if len(paths) < count:
+        raise CheckpointError(
+            f"{count} checkpoints are to be averaged, {folder} has {len(paths)}; lower average_checkpoints, or next "
+            "time checkpoint_every"
+        )
+    sums: dict[str, Tensor] = {}
+    for path in paths:
+        for name, weight in _read(path / "model.safetensors").items():
+            sums[name] = sums[name] + weight.double() if name in sums else weight.double()
+    return {name: (total / count).float() for name, total in sums.items()}
+
+
 # ---------------------------------------------------------------------------------------------------- writing
 def _write(target: Path, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
     beside = target.parent / f".writing-{target.name}"
@@ -234,8 +259,13 @@ def _read_state(path: Path) -> dict | None:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.exists():
         raise CheckpointError(f"{path} is missing: the checkpoint was made by a run without that part")
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    try:
+        with open_weights(path) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+    except WeightsError as error:
+        raise CheckpointError(
+            f"{error}. Go on from another checkpoint: remove the folder {str(path.parent)!r}"
+        ) from error
 
 
 def _refuse_other_settings(path: Path, saved: dict, now: dict) -> None:

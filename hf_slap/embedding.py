@@ -9,7 +9,6 @@ hours passes through window by window. A clip's embedding is that of `get_audio_
 """
 
 import copy
-import glob
 import hashlib
 import json
 import logging
@@ -42,15 +41,13 @@ from .modeling.modeling_slap import (
     pool_windows,
 )
 from .quantization import quantize_int8
+from .sound_files import find_sound_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
 
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .m4a .aac .wma .mp4 .mov .mkv .webm".split()
-)
 BATCH_SECONDS = {"cpu": 60.0, "cuda": 1200.0}  # more is not faster: 60 s are 1,500 rows in every matrix product
 POOL_BATCHES = 4  # batches are cut from this many batches' worth of windows sorted by length
 PART_CLIPS = 4096  # rows of a part file
@@ -112,29 +109,21 @@ def embed(
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers!r} must be at least 1")
     clips = _open_source(source)
-    side, extractor = _open_model(model, processor, device, dtype)
-    fingerprint = _fingerprint(side, extractor, int8)
+    side, extractor = open_audio_side(model, processor, device, dtype)
+    fingerprint = model_fingerprint(side, extractor, int8)
     side = quantize_int8(side) if int8 else side
-    on_cpu = side.device.type == "cpu"
-    batch_seconds = batch_seconds or BATCH_SECONDS["cpu" if on_cpu else "cuda"]
-    workers = workers or (2 if on_cpu else min(16, os.cpu_count() or 1))
 
     temporary = tempfile.TemporaryDirectory(prefix="slap-embeddings-") if output is None else None
     parts = _Parts(Path(temporary.name if temporary else output), fingerprint, side.config.projection_dim)
-    config = side.config.audio_config
-    batch_frames = max(config.patch_frames, round(batch_seconds * config.frames_per_second))
-
-    def prepare(clip: _Clip, item: Any) -> Iterator[np.ndarray]:
-        return _prepare(clip, item, extractor, config, sampling_rate, resample)
 
     start = time.monotonic()
     before = len(parts.finished if clips.total is None else parts.finished.intersection(clips.ids))
     embedded, seconds = 0, 0.0
-    look_ahead = _LookAhead(clips.items(parts.finished), prepare, workers, POOL_BATCHES * batch_frames)
-    bar = tqdm(total=clips.total, desc="embedding", unit="clip", disable=not progress)
-    with look_ahead, _evaluating(side), bar:
+    rates = {"sampling_rate": sampling_rate, "resample": resample}
+    how = {"batch_seconds": batch_seconds, "workers": workers}
+    with tqdm(total=clips.total, desc="embedding", unit="clip", disable=not progress) as bar:
         bar.update(min(before, clips.total or 0))
-        for ended in _encode_clips(look_ahead, side, batch_frames, bar):
+        for ended in embed_clips(clips.items(parts.finished), side, extractor, bar=bar, **rates, **how):
             for clip in ended:
                 if clip.reason is None:
                     embedded, seconds = embedded + 1, seconds + clip.samples / extractor.sampling_rate
@@ -142,7 +131,7 @@ def embed(
                 else:
                     parts.add_failure(clip.id, clip.reason)
             bar.update(len(ended))
-        parts.close()
+    parts.close()
 
     took = time.monotonic() - start
     summary = (
@@ -157,6 +146,45 @@ def embed(
         tqdm.write(summary, file=sys.stderr)
     logger.info(summary)
     return Embeddings(parts.dataset(clips.ids), parts.failed, parts.folder, summary, temporary)
+
+
+def embed_clips(
+    items: Iterator[tuple[str, Any]],
+    side: SlapAudioModelWithProjection,
+    extractor: SlapFeatureExtractor,
+    *,
+    bar: tqdm,
+    config: SlapAudioConfig | None = None,
+    each_window: bool = False,
+    sampling_rate: int | None = None,
+    resample: bool = False,
+    batch_seconds: float | None = None,
+    workers: int | None = None,
+) -> Iterator[list["Clip"]]:
+    """What `embed` and an index of sounds share: clips go in, embedded clips come out, a batch of clips at a time.
+
+    Args:
+        items: (id, sound) of each clip; threads of ours iterate, one at a time.
+        side, extractor: as `open_audio_side` returns them.
+        bar: is told the speed; its count is the caller's.
+        config: whose windows are cut in place of the model's.
+        each_window: embed every window by itself, rather than the clip.
+        sampling_rate, resample, batch_seconds, workers: as in `embed`.
+    Yields:
+        clips in their order, each with its embedding or with the reason why it has none.
+    """
+    config = config or side.config.audio_config
+    on_cpu = side.device.type == "cpu"
+    batch_seconds = batch_seconds or BATCH_SECONDS["cpu" if on_cpu else "cuda"]
+    workers = workers or (2 if on_cpu else min(16, os.cpu_count() or 1))
+    batch_frames = max(config.patch_frames, round(batch_seconds * config.frames_per_second))
+
+    def prepare(clip: Clip, item: Any) -> Iterator[np.ndarray]:
+        return _prepare(clip, item, extractor, config, sampling_rate, resample)
+
+    look_ahead = _LookAhead(items, prepare, workers, POOL_BATCHES * batch_frames)
+    with look_ahead, evaluating(side):
+        yield from _encode_clips(look_ahead, side, batch_frames, each_window, bar)
 
 
 @dataclass
@@ -218,7 +246,7 @@ def _open_source(source: Any) -> _Source:
     from datasets import Dataset
 
     if isinstance(source, str | os.PathLike):
-        return _known(*_find_files(Path(source).expanduser()))
+        return _known(*find_sound_files(source))
     if isinstance(source, Dataset):
         return _open_dataset(source)
     if isinstance(source, list | tuple):
@@ -261,24 +289,6 @@ def _lazy(source: Iterable) -> _Source:
     return _Source(ids, None, rest)
 
 
-def _find_files(path: Path) -> tuple[list[str], list[str]]:
-    """Ids and paths of the sound files of a folder or a glob, in order of their paths."""
-    if path.is_dir():
-        ids = [
-            file.relative_to(path).as_posix()
-            for file in path.rglob("*")
-            if file.suffix.lower() in AUDIO_SUFFIXES and not file.name.startswith(".") and file.is_file()
-        ]
-        if not ids:
-            raise FileNotFoundError(f"no sound file in folder {str(path)!r}; known are {sorted(AUDIO_SUFFIXES)}")
-        ids.sort()
-        return ids, [str(path / file) for file in ids]
-    files = [str(path)] if path.is_file() else sorted(filter(os.path.isfile, glob.glob(str(path), recursive=True)))
-    if not files:
-        raise FileNotFoundError(f"no file, folder or glob {str(path)!r} (in {os.getcwd()!r})")
-    return files, files
-
-
 def _open_dataset(dataset: "Dataset") -> _Source:
     from datasets import Audio
 
@@ -306,7 +316,7 @@ def _sound_of(item: Any) -> Any:
 
 
 @dataclass
-class _Clip:
+class Clip:
     """A clip on its way.
 
     Args:
@@ -315,7 +325,7 @@ class _Clip:
         owned: patch columns that each window owns.
         pooled: (D,) of each window that is encoded.
         reason: why it cannot be heard; None while nothing is wrong.
-        embedding: (P,), at the end.
+        embedding: (P,), or (windows, P), at the end.
     """
 
     id: str
@@ -327,7 +337,7 @@ class _Clip:
 
 
 def _prepare(
-    clip: _Clip,
+    clip: Clip,
     item: Any,
     extractor: SlapFeatureExtractor,
     config: SlapAudioConfig,
@@ -343,28 +353,31 @@ def _prepare(
             yield block
 
     try:
-        for frames, owned in _cut_windows(extractor.log_mel_blocks(counted()), config):
-            clip.owned.append(owned)
+        for frames, (*_, own_start, own_end) in cut_windows(extractor.log_mel_blocks(counted()), config):
+            clip.owned.append(own_end - own_start)
             yield frames
     except (AudioError, OSError, RuntimeError) as error:  # RuntimeError: a decoder's own
         clip.reason = str(error) or type(error).__name__
 
 
-def _cut_windows(blocks: Iterable[np.ndarray], config: SlapAudioConfig) -> Iterator[tuple[np.ndarray, int]]:
+def cut_windows(
+    blocks: Iterable[np.ndarray], config: SlapAudioConfig
+) -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
     """The windows of `audio_windows`, each as soon as its place is certain.
 
     Args:
         blocks: (n, M), the log-mel frames of one clip in blocks of any length.
         config: of the audio encoder.
     Yields:
-        frames of a window (n, M), a whole number of patches, and the patch columns that it owns.
+        frames of a window (n, M), a whole number of patches, and the window: its start and end, and those of the part
+        it owns, in patch columns of the clip.
     """
     width = config.patch_frames
     kept, first, done = np.zeros((0, config.num_mel_bins), np.float32), 0, 0  # frames, column of the first, windows out
 
-    def ready(windows: list[tuple[int, int, int, int]]) -> Iterator[tuple[np.ndarray, int]]:
-        for start, end, own_start, own_end in windows:
-            yield kept[(start - first) * width : (end - first) * width].copy(), own_end - own_start
+    def ready(windows: list[tuple[int, int, int, int]]) -> Iterator[tuple[np.ndarray, tuple[int, int, int, int]]]:
+        for window in windows:
+            yield kept[(window[0] - first) * width : (window[1] - first) * width].copy(), window
 
     windows: list[tuple[int, int, int, int]] = []
     for block in blocks:
@@ -415,7 +428,7 @@ class _LookAhead:
         for thread in self._threads:
             thread.join()
 
-    def __iter__(self) -> Iterator[tuple[_Clip, np.ndarray | None]]:
+    def __iter__(self) -> Iterator[tuple[Clip, np.ndarray | None]]:
         while True:
             with self._changed:
                 self._changed.wait_for(
@@ -452,7 +465,7 @@ class _LookAhead:
                 self._error = self._error or error
                 self._changed.notify_all()
 
-    def _take(self) -> tuple[int, _Clip, Any] | None:
+    def _take(self) -> tuple[int, Clip, Any] | None:
         with self._reading:
             with self._changed:
                 self._changed.wait_for(lambda: self._stopped or self._frames < self._most)
@@ -466,9 +479,9 @@ class _LookAhead:
                     return None
                 place, self._taken = self._taken, self._taken + 1
                 self._waiting[place] = deque()
-            return place, _Clip(taken[0]), taken[1]
+            return place, Clip(taken[0]), taken[1]
 
-    def _put(self, place: int, clip: _Clip, frames: np.ndarray | None) -> None:
+    def _put(self, place: int, clip: Clip, frames: np.ndarray | None) -> None:
         with self._changed:
             self._changed.wait_for(
                 lambda: (
@@ -486,13 +499,14 @@ class _LookAhead:
 
 
 def _encode_clips(
-    look_ahead: Iterable[tuple[_Clip, np.ndarray | None]],
+    look_ahead: Iterable[tuple[Clip, np.ndarray | None]],
     side: SlapAudioModelWithProjection,
     batch_frames: int,
+    each_window: bool,
     bar: tqdm,
-) -> Iterator[list[_Clip]]:
+) -> Iterator[list[Clip]]:
     """Clips that are at their end, with embedding or reason, in the order of the source."""
-    pool: list[tuple[_Clip, np.ndarray]] = []
+    pool: list[tuple[Clip, np.ndarray]] = []
     frames, heard, ended, start = 0, 0.0, [], time.monotonic()
     for clip, window in look_ahead:
         if window is None:
@@ -503,17 +517,17 @@ def _encode_clips(
         if frames < POOL_BATCHES * batch_frames and len(ended) < PART_CLIPS:
             continue
         _encode_pool(pool, side, batch_frames)
-        _project(ended, side)
+        _project(ended, side, each_window)
         yield ended
         heard += frames / side.config.audio_config.frames_per_second
         bar.set_postfix_str(f"{heard / 3600:.2f} h heard, {heard / (time.monotonic() - start):.0f} s per second")
         pool, frames, ended = [], 0, []
     _encode_pool(pool, side, batch_frames)
-    _project(ended, side)
+    _project(ended, side, each_window)
     yield ended
 
 
-def _encode_pool(pool: list[tuple[_Clip, np.ndarray]], side: SlapAudioModelWithProjection, batch_frames: int) -> None:
+def _encode_pool(pool: list[tuple[Clip, np.ndarray]], side: SlapAudioModelWithProjection, batch_frames: int) -> None:
     """Appends to each clip the pooled features of its windows. Windows of like length share a batch."""
     batches: list[list[int]] = []
     room = 0
@@ -535,25 +549,29 @@ def _encode_pool(pool: list[tuple[_Clip, np.ndarray]], side: SlapAudioModelWithP
         clip.pooled.append(pooled[number])
 
 
-def _project(clips: list[_Clip], side: SlapAudioModelWithProjection) -> None:
-    """Gives each clip that was heard its embedding."""
+def _project(clips: list[Clip], side: SlapAudioModelWithProjection, each_window: bool) -> None:
+    """Gives each clip that was heard its embedding, or that of each of its windows."""
     heard = [clip for clip in clips if clip.reason is None]
     for start in range(0, len(heard), 256):
         group = heard[start : start + 256]
-        pooled = torch.stack([window for clip in group for window in clip.pooled])  # (windows, D)
-        owned = [columns for clip in group for columns in clip.owned]
-        clip_of_window = [number for number, clip in enumerate(group) for _ in clip.owned]
-        features = pool_windows(pooled, owned, clip_of_window).to(side.device, side.audio_model.mask_token.dtype)
+        features = torch.stack([window for clip in group for window in clip.pooled])  # (windows, D)
+        if not each_window:
+            owned = [columns for clip in group for columns in clip.owned]
+            clip_of_window = [number for number, clip in enumerate(group) for _ in clip.owned]
+            features = pool_windows(features, owned, clip_of_window)  # (clips, D)
+        features = features.to(side.device, side.audio_model.mask_token.dtype)
         with torch.inference_mode():
             embeddings = side.embed_audio(SlapAudioModelOutput(pooler_output=features)).float().cpu().numpy()
-        for clip, embedding in zip(group, embeddings, strict=True):
-            clip.embedding = embedding
+        row = 0
+        for clip in group:
+            clip.embedding = embeddings[row : row + len(clip.owned)] if each_window else embeddings[row]
+            row += len(clip.owned) if each_window else 1
 
 
 # ------------------------------------------------------------------------------------------------ the model
 
 
-def _open_model(
+def open_audio_side(
     model: Any, processor: Any, device: torch.device | str | None, dtype: torch.dtype | str | None
 ) -> tuple[SlapAudioModelWithProjection, SlapFeatureExtractor]:
     """The audio side, on its device and in its precision, and the feature extractor. The model is not changed."""
@@ -595,7 +613,7 @@ def _open_model(
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Without dropout; afterwards every module is as it was."""
     training = {module: module.training for module in model.modules()}
     model.eval()
@@ -606,30 +624,35 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
-def _fingerprint(side: SlapAudioModelWithProjection, extractor: SlapFeatureExtractor, int8: bool) -> dict:
+def model_fingerprint(side: SlapAudioModelWithProjection, extractor: SlapFeatureExtractor, int8: bool) -> dict:
     """All that an embedding depends on besides its clip."""
     from . import __version__
 
-    digest = hashlib.sha256()
-    for name, value in sorted(side.state_dict().items()):
-        for part in value if isinstance(value, tuple) else (value,):  # int8 layers hold (weight, bias)
-            if isinstance(part, Tensor):
-                part = part.dequantize() if part.is_quantized else part
-                digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
-                digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     config = side.config.audio_config
     layers = ("layer_types", "local_window", "local_window_unit", "num_attention_heads", "rope_theta", "rms_norm_eps")
     windows = ("max_audio_seconds", "window_overlap_seconds", "long_audio", "frames_per_second", "patch_frames")
     settings = {
         "format": _FORMAT,
         "hf_slap": __version__,
-        "weights": f"sha256:{digest.hexdigest()}",
+        "weights": weights_digest(side.state_dict()),
         "precision": "int8" if int8 else str(side.audio_model.mask_token.dtype).removeprefix("torch."),
         "layers": {name: getattr(config, name) for name in layers},
         "windows": {name: getattr(config, name) for name in windows},
         "feature_extractor": extractor.to_dict(),
     }
     return json.loads(json.dumps(settings))
+
+
+def weights_digest(weights: dict[str, Any]) -> str:
+    """SHA-256 of a state dict: names, types, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        for part in value if isinstance(value, tuple) else (value,):  # int8 layers hold (weight, bias)
+            if isinstance(part, Tensor):
+                part = part.dequantize() if part.is_quantized else part
+                digest.update(f"{name} {part.dtype} {tuple(part.shape)}".encode())
+                digest.update(part.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return f"sha256:{digest.hexdigest()}"
 
 
 # ------------------------------------------------------------------------------------------------ results on disk

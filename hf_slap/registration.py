@@ -4,7 +4,9 @@ transformers has no plug-in mechanism. A SLAP folder is understood after `import
 with `trust_remote_code=True`, from the code and the entries in config.json that `save_folder` puts into it.
 """
 
+import json
 import os
+from pathlib import Path
 
 from transformers import (
     AutoConfig,
@@ -42,6 +44,25 @@ _TASKS = {
 }
 
 
+# By these files sentence-transformers (6 or later) knows both sides of the joint space. Arrays at another rate are
+# resampled, as sentence-transformers has no argument by which a caller could ask for it.
+_SENTENCE_TRANSFORMERS = {
+    "modules.json": [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}
+    ],
+    "config_sentence_transformers.json": {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"},
+    "sentence_bert_config.json": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            side: {"method": f"get_{side}_features", "method_output_name": "pooler_output"}
+            for side in ("text", "audio")
+        },
+        "module_output_name": "sentence_embedding",
+        "processing_kwargs": {"audio": {"resample": True}},
+    },
+}
+
+
 def register():
     """Registers the classes with the Auto classes and the tasks with `pipeline`. A second call changes nothing."""
     for config_class in (SlapConfig, SlapAudioConfig, SlapDecoderConfig):
@@ -74,7 +95,8 @@ _hidden_custom_pipelines = property(_show_none, _keep)
 
 
 def save_folder(folder: str | os.PathLike, model: PreTrainedModel, processor: SlapProcessor):
-    """Saves one folder that serves every SLAP class, every pipeline, and readers without this package.
+    """Saves one folder that serves every SLAP class, every pipeline, `SentenceTransformer`, and readers without this
+    package.
 
     `model.save_pretrained` names only the model's own class to such readers, and no pipelines. This names them all and
     lays the code beside the weights. To publish the folder, upload it as it is.
@@ -94,6 +116,9 @@ def save_folder(folder: str | os.PathLike, model: PreTrainedModel, processor: Sl
     }
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    if hasattr(getattr(model, "slap", model), "text_model"):  # both sides of the joint space
+        for name, content in _SENTENCE_TRANSFORMERS.items():
+            Path(folder, name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _code_name(public_class: type) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import cached_file
@@ -21,6 +20,7 @@ from transformers.utils.import_utils import is_bitsandbytes_available
 
 from .modeling.configuration_slap import SlapConfig
 from .modeling.modeling_slap import SlapAudioModel
+from .modeling.weights_slap import open_weights
 from .optimization import parameter_groups
 
 QUANTIZATIONS = ("8bit", "4bit")
@@ -261,7 +261,7 @@ def _saved_tensors(source: str) -> Iterator[tuple[Any, str, str]]:
         path = cached_file(source, name, _raise_exceptions_for_missing_entries=False)
         if path is None:
             raise FileNotFoundError(f"{source} holds no {name}; a SLAP folder keeps its weights as safetensors")
-        with safe_open(path, framework="pt") as file:
+        with open_weights(path) as file:
             for key in file.keys():  # noqa: SIM118 (it is no dict)
                 yield file, key.removeprefix("slap."), key
 

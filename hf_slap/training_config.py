@@ -23,7 +23,8 @@ _DERIVED_CLIP_SETTINGS = ("seed", "parallel_caption_share", "max_seconds", "patc
 # spread (as the number of processes does), not what is computed.
 _FREE_TO_CHANGE = (
     "run_folder", "stop_step", "workers", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-    "tracker", "validation_data", "validation_split", "zero_shot_prompt", "accumulation_steps", "max_skipped_steps",
+    "average_checkpoints", "tracker", "validation_data", "validation_split", "zero_shot_prompt", "accumulation_steps",
+    "max_skipped_steps",
     "max_skipped_share",
 )  # fmt: skip
 
@@ -90,6 +91,7 @@ class TrainConfig:
         workers: loader processes of each rank.
         log_every, validate_every, checkpoint_every: steps between lines of the log, validations, checkpoints.
         keep_checkpoints: the last so many are kept.
+        average_checkpoints: the exported model is the mean of the last so many (`checkpoint.average_weights`).
         tracker: any tracker of Accelerate by name ("tensorboard", "wandb", "trackio", ...), or "none".
         zero_shot_prompt: template of the texts for validation by zero-shot classification, with "{label}".
     Raises:
@@ -156,6 +158,7 @@ class TrainConfig:
     validate_every: int = 1000
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
+    average_checkpoints: int = 1  # A
     tracker: str = "tensorboard"
     zero_shot_prompt: str = "{label} can be heard"  # A: EVAR, WavCaps
 
@@ -208,6 +211,11 @@ class TrainConfig:
             raise ValueError(
                 f"min_learning_rate={self.min_learning_rate} must lie between 0 and peak_learning_rate="
                 f"{self.peak_learning_rate}"
+            )
+        if not 1 <= self.average_checkpoints <= self.keep_checkpoints:
+            raise ValueError(
+                f"average_checkpoints is {self.average_checkpoints}; it must lie between 1 and keep_checkpoints, "
+                f"{self.keep_checkpoints}"
             )
         if self.start_from and (self.text_model is not None or self.tokenizer != self.start_from):
             raise ValueError(

@@ -110,9 +110,37 @@ class PackedLayout:
             return x.view(len(self.lengths), self.longest, *x.shape[1:])
         return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[self.padded_index()]
 
+    def unpad(self, x: Tensor) -> Tensor:
+        """(B, longest, ...) padded to (T, ...) packed."""
+        return x[self.mask()]
+
     def mask(self) -> Tensor:
         """(B, longest) bool, True at tokens."""
         return self.keep("mask", lambda: self.padded_index() < self.total)
+
+
+class UnpackedLayout(PackedLayout):
+    """A batch that keeps its padding, for exported graphs: no length is read on the host.
+
+    What is (T, ...) elsewhere is (B, longest, ...) here, and only the padded back end reads it.
+
+    Args:
+        mask: (B, longest) bool, True at tokens, which come first.
+        rows, exact_columns: as for `PackedLayout`.
+    """
+
+    def __init__(self, mask: Tensor, rows: int = 1, exact_columns: bool = False):
+        self.lengths = []
+        self.rows, self.device, self.exact_columns = rows, mask.device, exact_columns
+        self.longest = mask.shape[1]
+        self.index = torch.arange(self.longest, device=mask.device)
+        self._kept = {"mask": mask}
+
+    def pad(self, x: Tensor) -> Tensor:
+        return x
+
+    def unpad(self, x: Tensor) -> Tensor:
+        return x
 
 
 def near(a: Tensor, b: Tensor, window: int | None) -> Tensor | None:
@@ -192,7 +220,7 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, window: int |
 
     mask = layout.keep(("padded", window), make)
     q, k, v = (layout.pad(x).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)[layout.mask()]
+    return layout.unpad(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2))
 
 
 def _varlen(q: Tensor, k: Tensor, v: Tensor, layout: PackedLayout, window: int | None) -> Tensor:
@@ -305,6 +333,8 @@ def packed_attention(
         NotImplementedError: gradients asked of a back end that has none on this machine.
     Paper: SLAP, section 2 (packing with per-clip borders; local and global layers).
     """
+    if isinstance(layout, UnpackedLayout):
+        backend = "padded"
     if backend == "auto":
         backend = choose_backend(q, layout, window)
     if backend not in BACKENDS:

@@ -9,15 +9,21 @@ resampling, and soxr (HQ) is the only resampler, so that a clip sounds the same 
 import mmap
 import os
 import re
+import shutil
+import struct
+import subprocess
+import tempfile
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from typing import Any
 
 import numpy as np
 
 MAX_CHANNELS = 8  # 7.1 surround; an axis longer than this is never taken for channels
+RATES = range(1_000, 10_000_001)  # Hz; outside of it a header is broken, and a second could become a terabyte
+BLOCK_SECONDS = 30.0  # decoded at once; headers are not believed about how much there is
 MAX_PEAK = 100.0  # 40 dB over full scale: beyond it samples are unscaled integers, not sound
 STREAMED_SIZES = range(0x7FFF0000, 0x1_0000_0000)  # WAV sizes that writers to a pipe put in place of the true one
 INTEGER_SCALES = {"int16": 2.0**-15, "int32": 2.0**-31}
@@ -53,12 +59,8 @@ def load_waveform(
         AudioError: the clip cannot be read, is empty, too short, NaN, infinite or not scaled, or its rate is wrong.
         ImportError: a library that is needed to read it is missing; the message says which.
     """
-    name, blocks = _open(item, target_rate, sampling_rate, resample, name)
-    [(mono, rate)] = _checked_mono(blocks, name)
-    if rate != target_rate:
-        mono = resample_waveform(mono, rate, target_rate)
-    _check_length(len(mono), target_rate, min_samples, name)
-    return mono
+    parts = list(stream_waveform(item, target_rate, sampling_rate, resample, name, min_samples))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def stream_waveform(
@@ -68,7 +70,7 @@ def stream_waveform(
     resample: bool = False,
     name: str | None = None,
     min_samples: int = 1,
-    block_seconds: float = 30.0,
+    block_seconds: float = BLOCK_SECONDS,
 ) -> Iterator[np.ndarray]:
     """The waveform of `load_waveform`, to the last bit, in blocks: a clip of any length in bounded memory.
 
@@ -103,7 +105,7 @@ def stream_waveform(
 def decode(source: str | os.PathLike | bytes, name: str = "audio") -> tuple[np.ndarray, int]:
     """Decode a file as it is: all channels, own rate.
 
-    soundfile reads it if it can, else torchcodec (m4a, sound tracks of videos).
+    soundfile reads it if it can, else torchcodec, else the program ffmpeg (m4a, sound tracks of videos).
 
     Args:
         source: path, file: or http(s): URL, or the bytes of a file.
@@ -112,38 +114,39 @@ def decode(source: str | os.PathLike | bytes, name: str = "audio") -> tuple[np.n
         samples (n, channels) float32, and their rate in Hz.
     Raises:
         AudioError: missing, empty, not audio, cut short, or of a format that nothing installed can read.
-        ImportError: neither soundfile nor torchcodec is installed.
+        ImportError: none of soundfile, torchcodec and ffmpeg is installed.
     """
-    [(samples, rate)] = _decode_blocks(source, name)
-    return samples, rate
+    blocks, rates = zip(*decode_blocks(source, name), strict=True)
+    return np.concatenate(blocks), rates[0]
 
 
-def _decode_blocks(
-    source: str | os.PathLike | bytes, name: str, block_seconds: float | None = None
+def decode_blocks(
+    source: str | os.PathLike | bytes, name: str, block_seconds: float = BLOCK_SECONDS
 ) -> Iterator[tuple[np.ndarray, int]]:
-    """As `decode`, in blocks, at least one; without `block_seconds` the whole file is one block."""
+    """As `decode`, in blocks, at least one."""
     source = _fetch(source, name)
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the wheel is there, its libsndfile is not
-        yield _decode_with_torchcodec(source, name, f"soundfile could not be imported ({error})")
+        yield from _decode_with_ffmpeg(source, name, f"soundfile could not be imported ({error})", block_seconds)
         return
     try:
         file = soundfile.SoundFile(BytesIO(source) if isinstance(source, bytes) else source)
     except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: a headerless .raw file
         reason = getattr(error, "error_string", str(error))
-        yield _decode_with_torchcodec(source, name, f"soundfile says: {reason}")
+        yield from _decode_with_ffmpeg(source, name, f"soundfile says: {reason}", block_seconds)
         return
     with file:
+        _check_file_rate(file.samplerate, name)
         announced = _announced_samples(file, source)
         if file.format == "MP3" and _falls_short(file.frames, announced):
             # Without a table of contents libsndfile guesses the length from the first bit rate and stops there.
-            yield _decode_with_torchcodec(source, name, "soundfile would drop the end of this variable-rate MP3")
+            why = "soundfile would drop the end of this variable-rate MP3"
+            yield from _decode_with_ffmpeg(source, name, why, block_seconds)
             return
-        block = -1 if block_seconds is None else max(1, round(block_seconds * file.samplerate))
-        if block > 0:
-            # After a read of a seekable file soundfile seeks to where it is, and Opus and MP3 then decode otherwise.
-            file.seekable = lambda: False
+        block = max(1, round(block_seconds * file.samplerate))
+        # After a read of a seekable file soundfile seeks to where it is, and Opus and MP3 then decode otherwise.
+        file.seekable = lambda: False
         found, at_end = 0, False
         while not at_end:
             try:
@@ -151,7 +154,7 @@ def _decode_blocks(
             except soundfile.LibsndfileError as error:
                 raise AudioError(f"{name} is broken: {error.error_string}; replace the file") from error
             found += len(samples)
-            at_end = block < 0 or len(samples) < block
+            at_end = len(samples) < block
             if at_end and (_falls_short(found, announced) or _breaks_off(file, source)):
                 wanted = f"of {announced} announced" if announced > found else "and no end of the stream"
                 raise AudioError(
@@ -159,12 +162,6 @@ def _decode_blocks(
                     "the file again"
                 )
             yield samples, file.samplerate
-
-
-def resample_waveform(waveform: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
-    """(n,) float32 at `from_rate` Hz to (about n * to_rate / from_rate,) at `to_rate` Hz, by soxr in HQ quality."""
-    resampler = _resampler(from_rate, to_rate)
-    return np.concatenate([resampler.resample_chunk(waveform), resampler.resample_chunk(waveform[:0], last=True)])
 
 
 def _resampler(from_rate: int, to_rate: int) -> Any:
@@ -184,7 +181,7 @@ def _open(
     sampling_rate: int | None,
     resample: bool,
     name: str | None,
-    block_seconds: float | None = None,
+    block_seconds: float,
 ) -> tuple[str, Iterable[tuple[np.ndarray, int]]]:
     """What messages call a clip of any form, and its samples (n,) or (n, channels) in blocks, each with their rate."""
     if isinstance(item, dict):
@@ -194,13 +191,13 @@ def _open(
     name = name or "audio"
 
     if isinstance(item, str | os.PathLike | bytes | bytearray | memoryview):
-        return name, _decode_blocks(item, name, block_seconds)
+        return name, decode_blocks(item, name, block_seconds)
     if hasattr(item, "get_all_samples"):
-        samples, rate = _decode_with_torchcodec(item, name)
+        samples, rate = _decode_with_torchcodec(lambda: item, name)
     else:
         samples, rate = _as_samples(item, name), sampling_rate
         _check_rate(rate, target_rate, resample, len(samples), name)
-    block = max(1, len(samples) if block_seconds is None else round(block_seconds * rate))
+    block = max(1, round(block_seconds * rate))
     return name, ((samples[start : start + block], rate) for start in range(0, max(1, len(samples)), block))
 
 
@@ -260,29 +257,77 @@ def _read_part(path: str, first: int, last: int, name: str) -> bytes:
     return content
 
 
-def _decode_with_torchcodec(source: Any, name: str, why: str = "") -> tuple[np.ndarray, int]:
-    """As `decode`, by FFmpeg. `source` may be an `AudioDecoder`. `why` says what soundfile made of it."""
-    if not hasattr(source, "get_all_samples"):
-        try:
-            from torchcodec.decoders import AudioDecoder
-        except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: FFmpeg's libraries are missing
-            if "imported" in why:
-                raise ImportError(f"{name}: {why}; `pip install soundfile` to read audio files") from error
-            raise AudioError(
-                f"{name} cannot be read, or it is broken; {why}. If it is audio (m4a, video), install torchcodec and "
-                "FFmpeg, or convert it to wav, flac, ogg or mp3"
-            ) from error
+def _decode_with_ffmpeg(
+    source: str | bytes, name: str, why: str, block_seconds: float
+) -> Iterator[tuple[np.ndarray, int]]:
+    """As `decode_blocks`, by torchcodec or else by the program ffmpeg. `why` says what soundfile made of it."""
+    try:
+        from torchcodec.decoders import AudioDecoder
+    except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: FFmpeg's libraries are missing
+        if shutil.which("ffmpeg"):
+            yield from _run_ffmpeg(source, name, why, block_seconds)
+            return
+        if "imported" in why:
+            raise ImportError(f"{name}: {why}; `pip install soundfile` to read audio files") from error
+        raise AudioError(
+            f"{name} cannot be read, or it is broken; {why}. If it is audio (m4a, video), install FFmpeg, or convert "
+            "it to wav, flac, ogg or mp3"
+        ) from error
+    yield _decode_with_torchcodec(lambda: AudioDecoder(source), name, why + "; ")
+
+
+def _decode_with_torchcodec(open_decoder: Callable[[], Any], name: str, why: str = "") -> tuple[np.ndarray, int]:
+    """As `decode`, by an `AudioDecoder`."""
     try:
         # Neither its resampler nor its down-mix (sqrt(2) louder than the mean) is used.
-        decoder = source if hasattr(source, "get_all_samples") else AudioDecoder(source)
-        samples = decoder.get_all_samples()
+        samples = open_decoder().get_all_samples()
     except (RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = re.sub(r"^\w+, \S+:\d+, ", "", reason)  # where in its source it is
         raise AudioError(
-            f"{name} is not audio that can be read, or it is broken; "
-            f"{why + '; ' if why else ''}torchcodec says: {reason}"
+            f"{name} is not audio that can be read, or it is broken; {why}torchcodec says: {reason}"
         ) from error
+    _check_file_rate(int(samples.sample_rate), name)
     return samples.data.float().cpu().numpy().T, int(samples.sample_rate)
+
+
+def _run_ffmpeg(source: str | bytes, name: str, why: str, block_seconds: float) -> Iterator[tuple[np.ndarray, int]]:
+    """As `decode_blocks`, from the output of ffmpeg: the first sound track, all channels, own rate."""
+    with tempfile.TemporaryDirectory(prefix="slap-sound-") as folder, open(f"{folder}/said", "w+b") as said:
+        path = source
+        if isinstance(source, bytes):  # its table may lie at the end, where a pipe cannot go
+            path = f"{folder}/sound"
+            with open(path, "wb") as file:
+                file.write(source)
+        # What a playlist names is not fetched. AU is the format that is written to a pipe with nothing to be patched.
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}"]
+        command += ["-map", "0:a:0", "-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said)
+        try:
+            header = process.stdout.read(24)
+            if len(header) == 24:
+                start, _, _, rate, channels = struct.unpack(">5I", header[4:])
+                _check_file_rate(rate, name)
+                process.stdout.read(start - len(header))
+                size = max(1, round(block_seconds * rate)) * channels * 4
+                at_end = False
+                while not at_end:
+                    block = process.stdout.read(size)
+                    at_end = len(block) < size
+                    whole = block[: len(block) // (channels * 4) * channels * 4]
+                    yield np.frombuffer(whole, ">f4").astype(np.float32).reshape(-1, channels), rate
+            failed = process.wait()
+        finally:
+            process.kill()
+            process.stdout.close()
+            process.wait()
+        said.seek(0)
+        words = said.read().decode(errors="replace").strip().replace(f"file:{path}: ", "")
+    if failed or len(header) < 24:
+        reason = words.splitlines()[-1] if words else "nothing came out of it"
+        if "matches no streams" in words:
+            reason = "it has no sound track"
+        raise AudioError(f"{name} is not audio that can be read, or it is broken; {why}; ffmpeg says: {reason}")
 
 
 def _falls_short(found: int, announced: int) -> bool:
@@ -393,9 +438,22 @@ def _check_rate(rate: Any, target_rate: int, resample: bool, num_samples: int, n
         )
     if isinstance(rate, bool) or not isinstance(rate, int | float | np.number) or not rate > 0:
         raise AudioError(f"{name}: sampling_rate={rate!r} is no rate in Hz; the model hears {target_rate} Hz")
+    if not RATES[0] <= rate <= RATES[-1]:
+        raise AudioError(
+            f"{name}: sampling_rate={rate!r}; accepted are {RATES[0]:,} to {RATES[-1]:,} Hz, and the model hears "
+            f"{target_rate} Hz"
+        )
     if rate != target_rate and not resample:
         raise AudioError(
             f"{name}: expected {target_rate} Hz, got {rate} Hz; pass resample=True, a path, or resample it first"
+        )
+
+
+def _check_file_rate(rate: int, name: str) -> None:
+    if rate not in RATES:
+        raise AudioError(
+            f"{name} claims a sampling rate of {rate} Hz; accepted are {RATES[0]:,} to {RATES[-1]:,} Hz: its header is "
+            "broken; write the file again, or pass its samples as an array with their true rate"
         )
 
 

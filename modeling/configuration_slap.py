@@ -20,6 +20,7 @@ CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 _KEYS_OF_TRANSFORMERS = {
     "model_type", "auto_map", "custom_pipelines", "num_labels", "torch_dtype", "name_or_path", "_name_or_path",
     "attn_implementation", "experts_implementation", "output_attentions", "quantization_config", "_commit_hash",
+    "use_cache",  # Trainer
     "_attn_implementation_internal", "_experts_implementation_internal", "tie_last_hidden_states",
 }  # fmt: skip
 
@@ -38,7 +39,18 @@ class _StrictConfig(PreTrainedConfig):
         if unknown:
             known = sorted(field.name for field in fields(self) if not field.name.startswith("_"))
             raise ValueError(f"unknown keys {unknown} for {type(self).__name__}; known keys are {known}")
+        _refuse_kernels(kwargs)
         super().__post_init__(**kwargs)
+
+
+def _refuse_kernels(keywords: dict):
+    """A configuration travels with weights, and must not fetch code."""
+    for name in ("attn_implementation", "experts_implementation"):
+        if "/" in str(keywords.get(name)):
+            raise ValueError(
+                f"{name}={keywords[name]!r} would fetch code from the Hub and run it; leave it out: SLAP has its own, "
+                f"attention_backend, one of {ATTENTION_BACKENDS}"
+            )
 
 
 @strict
@@ -251,6 +263,7 @@ def _sub_config(value: dict | PreTrainedConfig | None, default_type: str) -> Pre
     if isinstance(value, PreTrainedConfig):
         return value
     keywords = dict(value or {})
+    _refuse_kernels(keywords)
     model_type = keywords.pop("model_type", default_type)
     if model_type == SlapAudioConfig.model_type:
         return SlapAudioConfig(**keywords)

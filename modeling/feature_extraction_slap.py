@@ -10,52 +10,10 @@ from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from .audio_slap import load_waveform, stream_waveform
+from .front_end_slap import CHUNK, log_mel_of_frames, log_mel_spectrogram
 
 # Keys that transformers itself writes beside the parameters of a saved feature extractor.
 _KEYS_OF_TRANSFORMERS = {"auto_map", "feature_extractor_type", "processor_class", "return_attention_mask"}
-
-_CHUNK = 128  # frames transformed at once by numpy: they stay in the cache of one core
-_ROWS = 8  # of a matrix product: so small a one stays in its thread, where OpenBLAS would spend ten times the CPU time
-
-
-def log_mel_spectrogram(
-    waveform: np.ndarray, window: np.ndarray, mel_filters: np.ndarray, hop_length: int, log_floor: float
-) -> np.ndarray:
-    """Natural logarithm of mel power of centred frames; the reference, of which `log_mel_spectrogram_torch` is a twin.
-
-    The transform runs in float64, which costs no more than float32 here: in float32 the rounding noise of a loud bin
-    drowns quiet ones, and two libraries then differ by up to 1e-2 in the logarithm.
-
-    Args:
-        waveform: (n,), n > len(window) / 2. Frame t is centred on sample t * hop_length; both ends are reflected.
-        window: (win_length,).
-        mel_filters: (n_fft // 2 + 1, mels); frames are filled up with zeros to n_fft.
-        hop_length: samples from frame to frame.
-        log_floor: power below which nothing is heard; the logarithm is taken of max(power, log_floor).
-    Returns:
-        (1 + n // hop_length, mels), float32.
-    """
-    padded = np.pad(waveform, len(window) // 2, mode="reflect")
-    return _log_mel_of_frames(padded, window, mel_filters, hop_length, log_floor)
-
-
-def _log_mel_of_frames(
-    padded: np.ndarray, window: np.ndarray, mel_filters: np.ndarray, hop_length: int, log_floor: float
-) -> np.ndarray:
-    """As `log_mel_spectrogram`, of a waveform with its reflected ends already beside it."""
-    n_fft = 2 * (len(mel_filters) - 1)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, len(window))[::hop_length]  # (T, win_length), a view
-    log_mel = np.empty((len(frames), mel_filters.shape[1]), np.float32)
-    buffer = np.zeros((_CHUNK, n_fft))  # its columns behind win_length stay zero
-    for start in range(0, len(frames), _CHUNK):
-        part = frames[start : start + _CHUNK]
-        np.multiply(part, window, out=buffer[: len(part), : len(window)])
-        spectrum = np.fft.rfft(buffer[: -(-len(part) // _ROWS) * _ROWS])
-        power = spectrum.real**2 + spectrum.imag**2
-        mel = power.reshape(-1, _ROWS, power.shape[1]) @ mel_filters
-        log_mel[start : start + _CHUNK] = mel.reshape(-1, mel.shape[2])[: len(part)]
-    np.maximum(log_mel, log_floor, out=log_mel)
-    return np.log(log_mel, out=log_mel)
 
 
 def log_mel_spectrogram_torch(
@@ -237,16 +195,16 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
             if not begun and length > half:
                 pending = np.concatenate([pending[half:0:-1], pending])
             ready = (len(pending) - self.win_length) // self.hop_length + 1
-            ready -= ready % _CHUNK  # so that every chunk holds the frames that it holds in the whole
+            ready -= ready % CHUNK  # so that every chunk holds the frames that it holds in the whole
             if length > half and ready > 0:
                 used = pending[: (ready - 1) * self.hop_length + self.win_length]
-                yield self._normalize(_log_mel_of_frames(used, *settings))
+                yield self._normalize(log_mel_of_frames(used, *settings))
                 pending = pending[ready * self.hop_length :]
         if length < self.min_samples:
             raise ValueError(f"blocks of {length} samples altogether; at least {self.min_samples} are needed")
         pending = np.concatenate([pending, tail[-2::-1]])
         if len(pending) >= self.win_length:
-            yield self._normalize(_log_mel_of_frames(pending, *settings))
+            yield self._normalize(log_mel_of_frames(pending, *settings))
 
     def _normalize(self, log_mel: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """In place."""

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,9 +30,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import ModelOutput, logging
 from transformers.utils.generic import can_return_tuple
 
-from .attention_slap import PackedLayout, packed_attention
+from .attention_slap import PackedLayout, UnpackedLayout, packed_attention
 from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+from .front_end_slap import audio_windows
 from .losses_slap import at_least_float32, caption_loss, contrastive_loss, sigmoid_contrastive_loss
+from .weights_slap import only_safetensors
 
 logger = logging.get_logger(__name__)
 
@@ -163,11 +164,11 @@ class SlapAudioAttention(nn.Module):
         self.o_proj = residual_linear(config.hidden_size, config.hidden_size, 2 * config.num_hidden_layers)
 
     def forward(self, hidden: Tensor, layout: PackedLayout, cos: Tensor, sin: Tensor) -> Tensor:
-        qkv = self.qkv_proj(hidden).view(len(hidden), 3, self.heads, -1)  # (T, 3, H, D of a head)
-        q, k = rotate(qkv[:, :2], cos[:, None], sin[:, None]).unbind(1)
+        qkv = self.qkv_proj(hidden).unflatten(-1, (3, self.heads, -1))  # (T, 3, H, D of a head)
+        q, k = rotate(qkv[..., :2, :, :], cos[:, None], sin[:, None]).unbind(-3)
         window = local_reach(self.config) if self.is_local else None
-        out = packed_attention(q, k, qkv[:, 2], layout, window, backend_name(self.config))
-        return self.o_proj(out.flatten(1))
+        out = packed_attention(q, k, qkv[..., 2, :, :], layout, window, backend_name(self.config))
+        return self.o_proj(out.flatten(-2))
 
 
 class SlapAudioMLP(nn.Module):
@@ -238,7 +239,7 @@ class SlapAttentionPooling(nn.Module):
         k, v = self.k_proj(hidden), self.v_proj(hidden)
         if pad is not None:
             k, v = pad(k), pad(v)
-        q = self.q_proj(self.query).expand(len(k), 1, -1)
+        q = self.q_proj(self.query).expand(k.shape[0], 1, -1)
         q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, H, 1 or N, D of a head)
         mask = None if mask is None else mask[:, None, None, :]
         pooled = self.o_proj(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(1))
@@ -256,6 +257,24 @@ class SlapPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, from safetensors only: opening a pickle can run code.
+
+        Raises:
+            WeightsError: a file of weights that is missing, empty, cut short, damaged or a pickle.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("use_safetensors=False asks for a pickle, which can run code; SLAP reads safetensors only")
+        kwargs["use_safetensors"] = True
+        with only_safetensors(pretrained_model_name_or_path, **kwargs):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def load_adapter(self, peft_model_id: str | None = None, *args, **kwargs):
+        """As `PreTrainedModel.load_adapter`, from safetensors only."""
+        with only_safetensors(peft_model_id, "adapter_model"):
+            return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         super().save_pretrained(save_directory, *args, **kwargs)
@@ -365,14 +384,29 @@ class SlapAudioModel(SlapPreTrainedModel):
             )
         columns = [n // width for n in frames]
 
-        x = input_features.to(self.mask_token.dtype)  # quantised layers have no weight tensor
-        x = x[..., : x.shape[-2] // width * width, :]
-        x = x.unflatten(-1, (rows, -1)).unflatten(-3, (-1, width))  # (..., columns, frames, rows, bins)
-        x = x.transpose(-3, -2).flatten(-2)  # (..., columns, rows, patch)
+        x = self._cut(input_features)
         if clip_frames is None and min(columns) < x.shape[1]:
             count = torch.tensor(columns, device=x.device)
             x = x[torch.arange(x.shape[1], device=x.device) < count[:, None]]
         return x.reshape(-1, x.shape[-1]), [n * rows for n in columns]
+
+    def _cut(self, input_features: Tensor) -> Tensor:
+        """(..., F, M) frames to (..., columns, rows, frames x bins of a patch), without those beyond the last patch."""
+        width = self.config.patch_frames
+        x = input_features.to(self.mask_token.dtype)  # quantised layers have no weight tensor
+        x = x.unfold(-2, width, width).unflatten(-2, (self.config.patch_rows, -1))  # (..., columns, rows, bins, frames)
+        return x.transpose(-2, -1).flatten(-2)
+
+    def _keep_padding(self, input_features: Tensor, input_features_mask: Tensor | None) -> tuple[Tensor, PackedLayout]:
+        """As `patchify`, for a graph that is exported: patches (B, N, patch), padding among them, and their layout."""
+        patches = self._cut(input_features)  # (B, columns, rows, patch)
+        clips, columns, rows, _ = patches.shape
+        count = torch.full((clips, 1), columns, device=patches.device)
+        if input_features_mask is not None:
+            count = input_features_mask.sum(1, keepdim=True) // self.config.patch_frames
+        column = torch.arange(columns * rows, device=patches.device) // rows
+        exact = self.config.local_window_unit == "exact_columns"
+        return patches.flatten(1, 2), UnpackedLayout(column < count, rows, exact)
 
     @can_return_tuple
     def forward(
@@ -403,6 +437,11 @@ class SlapAudioModel(SlapPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         config = self.config
+        if torch.compiler.is_exporting():
+            patches, layout = self._keep_padding(input_features, input_features_mask)
+            hidden, pooled, states = self._encode(patches, layout, None, output_hidden_states)
+            hidden = hidden.masked_fill(~layout.mask()[..., None], 0)
+            return self._output(layout, hidden, pooled, states)
         patches, lengths = self.patchify(input_features, input_features_mask, clip_frames)
         if patch_mask is not None and patch_mask.shape != (len(patches),):
             raise ValueError(f"patch_mask {tuple(patch_mask.shape)} must have one entry per token, {len(patches)}")
@@ -430,15 +469,20 @@ class SlapAudioModel(SlapPreTrainedModel):
             owned = [own_end - own_start for *_, own_start, own_end in windows]
             pooled = pool_windows(of_windows, owned, clip_of_window)
 
+        return self._output(layout, hidden, pooled, states)
+
+    def _output(
+        self, layout: PackedLayout, hidden: Tensor, pooled: Tensor, states: list[Tensor]
+    ) -> SlapAudioModelOutput:
         dense = layout.pad(hidden)  # (B, N, D)
-        column = torch.arange(layout.longest, device=dense.device) // config.patch_rows
-        middle = column * config.patch_frames + (config.patch_frames - 1) / 2  # in frames
+        column = torch.arange(layout.longest, device=dense.device) // self.config.patch_rows
+        middle = column * self.config.patch_frames + (self.config.patch_frames - 1) / 2  # in frames
         return SlapAudioModelOutput(
             last_hidden_state=dense,
             pooler_output=pooled,
             hidden_states=(*map(layout.pad, states), dense) if states else None,
             attention_mask=layout.mask(),
-            token_seconds=(middle / config.frames_per_second).expand(len(lengths), -1),
+            token_seconds=(middle / self.config.frames_per_second).expand(dense.shape[0], -1),
         )
 
     def layout(self, lengths: list[int], device: torch.device) -> PackedLayout:
@@ -451,7 +495,7 @@ class SlapAudioModel(SlapPreTrainedModel):
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Packed patches (T, patch) of clips or windows to tokens (T, D), pooled features (B, D), layer inputs."""
         lengths = layout.lengths
-        if not torch.is_grad_enabled() and len(patches) > INFERENCE_TOKENS and len(lengths) > 1:
+        if len(lengths) > 1 and len(patches) > INFERENCE_TOKENS and not torch.is_grad_enabled():
             half = len(lengths) // 2  # bounds the memory of a large batch; no clip notices its batch mates
             sizes = [sum(lengths[:half]), sum(lengths[half:])]
             masks = (None, None) if patch_mask is None else patch_mask.split(sizes)
@@ -473,28 +517,6 @@ class SlapAudioModel(SlapPreTrainedModel):
             hidden = layer(hidden, layout, cos, sin)
         hidden = self.norm(hidden)
         return hidden, self.pooler(hidden, layout.mask(), layout.pad), states
-
-
-def audio_windows(columns: int, config: SlapAudioConfig, longest: int | None = None) -> list[tuple[int, int, int, int]]:
-    """Windows in which a clip is encoded: one for a clip of trained length, overlapping ones for a longer clip.
-
-    Args:
-        columns: patch columns of the clip.
-        config: states the longest window (`max_audio_seconds`) and the overlap (`window_overlap_seconds`).
-        longest: columns of the longest window in place of the configuration's (none for `long_audio="whole"`).
-    Returns:
-        per window (start, end, start of the part it owns, its end) in patch columns. Windows begin at a fixed
-        stride; the last one ends with the clip. Every column is owned once: overlaps are cut in the middle. All but
-        the last two stay as they are when the clip goes on.
-    """
-    per_second = config.frames_per_second / config.patch_frames
-    longest = longest or (columns if config.long_audio == "whole" else int(config.max_audio_seconds * per_second))
-    if columns <= longest:
-        return [(0, columns, 0, columns)]
-    stride = max(1, longest - int(config.window_overlap_seconds * per_second))
-    starts = [*range(0, columns - longest, stride), columns - longest]
-    cuts = [0, *((left + longest + right) // 2 for left, right in pairwise(starts)), columns]
-    return [(start, start + longest, *cut) for start, cut in zip(starts, pairwise(cuts), strict=True)]
 
 
 @torch.compiler.disable

@@ -14,7 +14,14 @@ import pytest
 import torch
 from torch import nn
 
-from hf_slap.checkpoint import CheckpointError, checkpoint_to_resume, last_checkpoint, load_checkpoint, save_checkpoint
+from hf_slap.checkpoint import (
+    CheckpointError,
+    average_weights,
+    checkpoint_to_resume,
+    last_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from hf_slap.optimization import parameter_groups
 
 from processes import die_at  # isort: skip
@@ -103,6 +110,21 @@ def test_only_the_last_checkpoints_are_kept(tmp_path):
         run.save(tmp_path, step, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000010", "step-00000011"]
     assert last_checkpoint(tmp_path).name == "step-00000011"
+
+
+def test_the_mean_of_the_last_checkpoints_is_that_of_each_of_their_weights(tmp_path):
+    run, weights = Run(), []
+    for step in (1, 2, 3):
+        run.steps(3)
+        run.save(tmp_path, step, keep=3)
+        weights.append(run.model.linear.weight.detach().clone())
+    mean = average_weights(tmp_path, 2)
+    assert torch.allclose(mean["linear.weight"], (weights[1] + weights[2]) / 2, atol=1e-7)
+    assert not torch.allclose(mean["linear.weight"], weights[2], atol=1e-4)
+    run.model.load_state_dict(mean)
+    assert torch.equal(run.model.head.weight, run.model.words.weight)
+    with pytest.raises(CheckpointError, match="4 checkpoints are to be averaged, .* has 3; lower average_checkpoints"):
+        average_weights(tmp_path, 4)
 
 
 def test_half_written_checkpoints_are_passed_over(tmp_path):

@@ -75,7 +75,8 @@ def distributions(tmp_path_factory) -> tuple[Path, Path]:
 
 def installed_name(path: Path) -> str | None:
     """Where a source file lies in the installed package; None for those that are not installed."""
-    if path.parts[0] == "modeling":
+    script = path.parent == Path("examples") and path.suffix == ".py"
+    if path.parts[0] == "modeling" or script or path.parts[:2] == ("examples", "configs"):
         return f"hf_slap/{path.as_posix()}"
     return path.as_posix() if path.parts[0] == "hf_slap" else None
 

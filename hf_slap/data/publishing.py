@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCardData, HfApi, RepoFile
 
 from ..files import write_whole
+from ..hub import on_the_hub
 from .shards import FORMATS, MANIFEST, read_manifest, read_rows, read_shards, verify
 
 CARD = "README.md"
@@ -94,12 +95,16 @@ def push_to_hub(
         The address of the dataset.
     Raises:
         ValueError: broken files, sound that is not embedded, or clips that may not be given away.
+        HubError: the Hub refused or broke off; the message says what to do and holds no token.
     """
     folder = Path(folder)
     _refuse(folder, only_redistributable)
     if not (folder / CARD).is_file():
         write_card(folder)
-    api = HfApi(token=token)
+    return on_the_hub(lambda api: _upload(api, folder, repo_id, private, files_per_commit), token)
+
+
+def _upload(api: HfApi, folder: Path, repo_id: str, private: bool | None, files_per_commit: int) -> str:
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
     there = {entry.path: entry for entry in api.list_repo_tree(repo_id, recursive=True, repo_type="dataset")}
     there = {path: entry for path, entry in there.items() if isinstance(entry, RepoFile)}

@@ -13,6 +13,8 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +33,7 @@ FORMATS = {"parquet": "parquet", "webdataset": "tar"}  # and the suffix of their
 _ROW_GROUP_BYTES = 16_000_000  # what a reader of one row group holds in memory
 _INDEX_ROWS = 10_000
 _TAR_HEADER = 512
+_FILE = re.compile(r"(data|index)/[A-Za-z0-9][\w.-]*")  # of a shard, inside its corpus: nothing is read outside of it
 
 
 @dataclasses.dataclass
@@ -97,19 +100,38 @@ def read_manifest(folder: str | Path) -> dict:
 
     Raises:
         FileNotFoundError: no manifest, so no finished corpus.
-        ValueError: of another schema version.
+        ValueError: of another schema version, or not as it was written.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} holds no {MANIFEST}: no corpus, or one that is not finished; prepare it"
         )
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ValueError(
-            f"{str(path)!r} has schema version {manifest.get('schema_version')}; this release reads {SCHEMA_VERSION}"
-        )
+    broken = f"{str(path)!r} is broken, or of another project; prepare the corpus again"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        version = manifest["schema_version"]
+    except (ValueError, TypeError, KeyError) as problem:
+        raise ValueError(f"{broken} ({problem!r})") from problem
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{str(path)!r} has schema version {version!r}; this release reads {SCHEMA_VERSION}")
+    try:
+        whole = all(_is_whole(Shard(**shard)) for shard in manifest["shards"]) and manifest["format"] in FORMATS
+    except (TypeError, KeyError, AttributeError) as problem:
+        raise ValueError(f"{broken} ({problem!r})") from problem
+    if not whole:
+        raise ValueError(f"{broken}: its shards must be files of data/ and index/, with bytes and sha256")
     return manifest
+
+
+def _is_whole(shard: Shard) -> bool:
+    """Whether all that is said of a shard is of the right kind, and its files lie inside the corpus."""
+    named = all(
+        _FILE.fullmatch(file) and isinstance(facts["bytes"], int) and isinstance(facts["sha256"], str)
+        for file, facts in shard.files.items()
+    )
+    kinds = sorted(file.split("/")[0] for file in shard.files)
+    return named and kinds in (["data"], ["data", "index"]) and isinstance(shard.split, str)
 
 
 def write_manifest(folder: Path, shards: Sequence[Shard], format: str, more: dict) -> dict:
@@ -158,10 +180,17 @@ def read_shard(
     columns = list(FEATURES) if columns is None else list(columns)
     if unknown := sorted(set(columns) - set(FEATURES)):
         raise ValueError(f"unknown columns {unknown}; a record has {list(FEATURES)}")
-    if shard.data.endswith(".tar"):
-        yield from _read_tar_rows(Path(folder), shard, columns, batch)
-        return
-    with pq.ParquetFile(Path(folder) / shard.data) as file:
+    read = _read_tar_rows if shard.data.endswith(".tar") else _read_parquet_rows
+    try:
+        yield from read(Path(folder), shard, columns, batch)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as problem:  # of damaged pages or tables
+        raise ValueError(f"{shard.data} is broken: {problem}; run verify, and prepare the corpus again") from problem
+
+
+def _read_parquet_rows(folder: Path, shard: Shard, columns: list[str], batch: int) -> Iterator[dict]:
+    with pq.ParquetFile(folder / shard.data) as file:
         check_schema(file.schema_arrow, shard.data)
         for rows in file.iter_batches(batch, columns=columns):
             yield from rows.to_pylist()
@@ -299,15 +328,20 @@ def _written(folder: Path, name: str, write) -> dict[str, dict]:
 
 
 def _read_tar_rows(folder: Path, shard: Shard, columns: list[str], batch: int) -> Iterator[dict]:
-    index = next(file for file in shard.files if file.startswith("index/"))
+    index = next((file for file in shard.files if file.startswith("index/")), None)
+    if index is None:
+        raise ValueError(f"{shard.data} has no index in the manifest; prepare the corpus again")
     wanted = [column for column in columns if column != "audio"]
     with pq.ParquetFile(folder / index) as file, open(folder / shard.data, "rb") as tar:
         if not file.schema_arrow.remove_metadata().equals(index_schema().remove_metadata()):
             raise ValueError(f"{index} is no index of schema version {SCHEMA_VERSION}")
+        length = os.path.getsize(folder / shard.data)
         for rows in file.iter_batches(batch, columns=[*wanted, "key", "offset", "size"]):
             for row in rows.to_pylist():
                 key, offset, size = row.pop("key"), row.pop("offset"), row.pop("size")
                 if "audio" in columns:
+                    if None in (key, offset, size) or not _TAR_HEADER <= offset <= offset + size <= length or size < 0:
+                        raise ValueError(f"{index} places {key!r} outside of {shard.data}; run verify")
                     tar.seek(offset - _TAR_HEADER)
                     name = tar.read(_TAR_HEADER)[:100].rstrip(b"\0").decode(errors="replace")
                     if not name.startswith(f"{key}."):

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from .card import fill_card, write_eval_results
@@ -33,17 +34,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parsed = parser.parse_args(arguments)
 
-    pairs = [item.partition("=") for item in parsed.data]
-    data = {name: path for name, sign, path in pairs if sign}
-    if folders := [name for name, sign, _ in pairs if not sign]:
-        if data or len(folders) > 1:
-            parser.error("--data takes SET=PATH, once or more, or one folder that holds all sets")
-        data = folders[0]
+    try:
+        data = named_sets(parsed.data)
+    except ValueError as error:
+        parser.error(str(error))
     results = evaluate(
         parsed.model,
         suite=parsed.suite,
         tasks=parsed.tasks,
-        data=data or None,
+        data=data,
         output=parsed.output,
         download=parsed.download,
         again=parsed.again,
@@ -63,8 +62,23 @@ def main(arguments: list[str] | None = None) -> int:
         written = write_eval_results(results.path, Path(parsed.card).parent)
         print(f"\ncard: {parsed.card}; .eval_results: {len(written)} files")
     print(f"\nresults: {results.path}")
+    return 0 if went_well(scores) else 1
+
+
+def named_sets(texts: Sequence[str]) -> dict[str, str] | str | None:
+    """What `evaluate` takes as `data`, from SET=PATH, once or more, or the one folder that holds all sets."""
+    pairs = [text.partition("=") for text in texts]
+    data = {name: path for name, sign, path in pairs if sign}
+    folders = [name for name, sign, _ in pairs if not sign]
+    if len(folders) > 1 or (folders and data):
+        raise ValueError("--data takes SET=PATH, once or more, or one folder that holds all sets")
+    return folders[0] if folders else data or None
+
+
+def went_well(scores: Sequence[dict]) -> bool:
+    """Whether something was measured and nothing failed."""
     statuses = {score["status"] for score in scores}
-    return 0 if "measured" in statuses and "failed" not in statuses else 1
+    return "measured" in statuses and "failed" not in statuses
 
 
 if __name__ == "__main__":

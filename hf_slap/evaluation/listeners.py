@@ -19,10 +19,10 @@ from tqdm.auto import tqdm
 from ..embedding import embed
 from ..modeling.audio_slap import AudioError, load_waveform
 from ..modeling.configuration_slap import SlapAudioConfig
+from ..moments import embed_moments, seconds_per_moment
 from .cache import ArrayCache
 from .sets import Clips, NotMeasured
 
-LOCAL_SECONDS = 0.5  # of sound on either side that a point in time is pooled over
 _TEXTS_AT_ONCE = 64
 _CLIPS_AT_ONCE = 8
 _PARTS = ("audio", "text", "frames", "local", "captions")
@@ -250,27 +250,20 @@ class SlapListener(Listener):
         return self._each(clips, "frames", "dense features", seconds, compute)
 
     def local_embeds(self, clips: Clips, seconds: float | None = None) -> Heard:
-        """Each patch column with those `LOCAL_SECONDS` before and after it is pooled and projected as a clip is."""
-        reach = round(LOCAL_SECONDS / self.seconds_per_frame())
+        """Moments, see `embed_moments`."""
 
         def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
-            device = self.base.audio_model.device
-            results = []
+            device, results = self.base.audio_model.device, []
             for columns in self._columns(waves):
-                place = torch.arange(len(columns))[:, None] + torch.arange(-reach, reach + 1)
-                inside = (place >= 0) & (place < len(columns))
-                near = columns[place.clamp(0, len(columns) - 1)].flatten(1, 2).to(device, self.base.dtype)
-                mask = inside.repeat_interleave(columns.shape[1], 1).to(device)
                 with torch.inference_mode():
-                    pooled = self.base.audio_model.pooler(near, mask)
-                    values = torch.nn.functional.normalize(self.base.audio_projection(pooled), dim=-1)
+                    values = embed_moments(columns.flatten(0, 1).to(device, self.base.dtype), self.base)
                 results.append(values.float().cpu().numpy())
             return results
 
         return self._each(clips, "local", "points in time", seconds, compute)
 
     def seconds_per_frame(self) -> float:
-        return self._config.patch_frames / self._config.frames_per_second
+        return seconds_per_moment(self.base)
 
     def captions(self, clips: Clips, seconds: float | None = None) -> tuple[list[str], Heard]:
         captioner = self._open_captioner()
@@ -283,22 +276,13 @@ class SlapListener(Listener):
         return [bytes(value).decode() for value in heard.values], heard
 
     def _open_captioner(self):
-        from ..modeling.modeling_slap import SlapForAudioCaptioning
-        from ..modeling.pipeline_slap import AudioCaptioningPipeline
+        from ..listening import open_captioner
 
         if self._captioner is None:
-            place = self.model.name_or_path
-            if not place:
-                raise NotMeasured("the model was passed without its folder; pass the folder to judge its captions")
-            captioner, info = SlapForAudioCaptioning.from_pretrained(place, output_loading_info=True)
-            if info["missing_keys"]:
-                raise NotMeasured("the model has no caption decoder")
-            self._captioner = AudioCaptioningPipeline(
-                model=captioner,
-                tokenizer=self.processor.tokenizer,
-                feature_extractor=self.processor.feature_extractor,
-                device=self.base.audio_model.device,
-            )
+            try:
+                self._captioner = open_captioner(self.model.name_or_path, self.processor, self.base.audio_model.device)
+            except ValueError as error:
+                raise NotMeasured(str(error)) from error
         return self._captioner
 
     def _columns(self, waves: list[np.ndarray]) -> list[torch.Tensor]:

@@ -15,6 +15,8 @@ import numpy as np
 
 from .bootstrap import interval
 
+_ROWS_AT_ONCE = 1024
+
 
 def retrieval_scores(
     audio_embeds: np.ndarray,
@@ -84,21 +86,33 @@ def chance_recall(relevant: np.ndarray, k: int) -> float:
     return float(1 - missed.mean())
 
 
-def _one_way(
-    queries: np.ndarray, answers: np.ndarray, relevant: np.ndarray, ks: Sequence[int], rows_at_once: int = 1024
-) -> dict:
+def query_values(
+    queries: np.ndarray, answers: np.ndarray, relevant: np.ndarray, ks: Sequence[int] = (1, 5, 10)
+) -> dict[str, np.ndarray]:
+    """What each query contributes to `retrieval_scores`: {"recall@k": (Q,) bool, "map@10": (Q,)}.
+
+    Args:
+        queries, answers: (Q, D), (A, D), unit norm.
+        relevant: (Q, A) bool.
+    Raises:
+        ValueError: a query without a right answer.
+    """
     best, precision = [], []
-    for start in range(0, len(queries), rows_at_once):
-        scores = queries[start : start + rows_at_once] @ answers.T  # (rows, answers)
-        for row, right in zip(scores, relevant[start : start + rows_at_once], strict=True):
+    for start in range(0, len(queries), _ROWS_AT_ONCE):
+        scores = queries[start : start + _ROWS_AT_ONCE] @ answers.T  # (rows, answers)
+        for row, right in zip(scores, relevant[start : start + _ROWS_AT_ONCE], strict=True):
             if not right.any():
                 raise ValueError(f"query {len(best)} has no right answer among the candidates")
             ranks = _ranks(row, right)
             best.append(ranks[0])
-            hits = ranks[ranks <= 10]
-            precision.append((np.arange(1, len(hits) + 1) / hits).sum() / min(len(ranks), 10))
+            found = ranks[ranks <= 10]
+            precision.append((np.arange(1, len(found) + 1) / found).sum() / min(len(ranks), 10))
     best = np.array(best)
-    values = {**{f"recall@{k}": best <= k for k in ks}, "map@10": np.array(precision)}
+    return {**{f"recall@{k}": best <= k for k in ks}, "map@10": np.array(precision)}
+
+
+def _one_way(queries: np.ndarray, answers: np.ndarray, relevant: np.ndarray, ks: Sequence[int]) -> dict:
+    values = query_values(queries, answers, relevant, ks)
     scores = {name: float(value.mean()) for name, value in values.items()}
     between = {f"{name} interval": _mean_interval(value) for name, value in values.items()}
     return {**scores, "queries": len(queries), **between}

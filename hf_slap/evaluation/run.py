@@ -51,7 +51,8 @@ def evaluate(
         model: a folder or Hub id of SLAP, of transformers' CLAP or of sentence-transformers; or a model with
             `get_audio_features` and `get_text_features`, with its processor; or a `SentenceTransformer`.
         processor: beside a model that is not a folder.
-        suite: "quick" (the clips of the repository; the default), "slap", "clap2023", "captionstew" or "maeb".
+        suite: "quick" (the clips of the repository; the default), "slap", "clap2023", "captionstew", "maeb" or
+            "own" (your clips).
         tasks: names of its tasks, or tasks of your own; default: all of the suite.
         data: {set: path}, of sets that you have (the report of a missing set says which and how); a path is a folder as
             published, a prepared corpus, a parquet file, or a folder of sounds with a metadata.csv; an open
@@ -208,7 +209,7 @@ def _captioning(task: Task, listener: "Listener", clips: dict[str, "Clips"], pic
 def _probe(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures: Path) -> dict:
     from .probes import attention_probe, few_shot, linear_probe, nearest_neighbours
     from .tagging import tagging_scores
-    from .zero_shot import zero_shot_scores
+    from .zero_shot import hits, zero_shot_scores
 
     test, train = clips["test"], clips.get("train", clips["test"])
     features, source = _features(task, listener, test, train)
@@ -235,7 +236,7 @@ def _probe(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures
         facts |= {"folds": len(chosen), "chosen": chosen}
     elif task.shots:
         draws = few_shot(x_train, y_train, x_test, task.shots)
-        right = np.array([_hits(draw, y_test) for draw in draws])  # (draws, clips)
+        right = np.array([hits(draw, y_test.argmax(1)) for draw in draws])  # (draws, clips)
         from .bootstrap import interval
 
         low, high = interval(lambda rows: right[:, rows].mean(), right.shape[1])
@@ -420,14 +421,6 @@ def _features(task: Task, listener: "Listener", test: "Clips", train: "Clips") -
 
 def _take(features: Any, rows: np.ndarray) -> Any:
     return features[rows] if isinstance(features, np.ndarray) else [features[int(row)] for row in rows]
-
-
-def _hits(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N,) bool: whether a clip's class scored highest; a tie is no hit."""
-    right = targets.argmax(1)
-    others = logits.copy()
-    others[np.arange(len(right)), right] = -np.inf
-    return logits[np.arange(len(right)), right] > others.max(1)
 
 
 def _single(task: Task, result: Any, names: Sequence[str], pictures: Path) -> dict:

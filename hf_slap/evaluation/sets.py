@@ -56,6 +56,7 @@ SETS: dict[str, TestSet] = {
     "shipped_train": TestSet("training clips of the repository", "examples/data/train.parquet", labels="label"),
     "shipped_scenes": TestSet("scenes laid out from held-out clips of the repository", "examples/data/heldout.parquet"),
     "shipped_train_scenes": TestSet("scenes laid out from training clips", "examples/data/train.parquet"),
+    "own": TestSet("clips of your own", columns="labels or captions"),
     "audiocaps": _published("AudioCaps", "audiocaps", columns="captions, split"),
     "clotho": _published("Clotho 2.1", "clotho", columns="captions, split"),
     "musiccaps": _published("MusicCaps", "musiccaps", columns="captions, split"),
@@ -128,6 +129,8 @@ def how_to_get(name: str) -> str:
     if test_set.recipe:
         recipe = RECIPES[test_set.recipe]
         text = f"{', '.join(recipe.pages)}; a folder with {recipe.placement}; {table}"
+    elif name == "own":
+        text = table.removeprefix("or ")
     elif name.startswith("shipped_"):
         text = f"{test_set.page} in a checkout of the project"
     else:

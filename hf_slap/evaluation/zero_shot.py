@@ -83,10 +83,9 @@ def zero_shot_scores(
     if target.min() < 0 or target.max() >= len(labels):
         raise ValueError(f"targets run from {target.min()} to {target.max()}; there are {len(labels)} labels")
 
-    everyone = np.arange(len(target))
+    correct = hits(logits, target)
     others = logits.astype(np.float64)  # a copy
-    others[everyone, target] = -np.inf
-    correct = logits[everyone, target] > others.max(1)
+    others[np.arange(len(target)), target] = -np.inf
     chosen = np.where(correct, target, others.argmax(1))
 
     low, high = interval(lambda rows: correct[rows].mean(), len(target), confidence, resamples, seed)
@@ -110,6 +109,19 @@ def zero_shot_scores(
         per_class=rows,
         confusion=confusion,
     )
+
+
+def hits(logits: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N,) bool: whether the right class of a clip scored highest; a tie with another is no hit.
+
+    Args:
+        logits: (N, C).
+        target: (N,), index of the right class.
+    """
+    rows = np.arange(len(target))
+    others = logits.astype(np.float64)  # a copy
+    others[rows, target] = -np.inf
+    return logits[rows, target] > others.max(1)
 
 
 def _macro_f1(confusion: np.ndarray) -> float:

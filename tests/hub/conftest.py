@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-USE_SLAP = Path(__file__).with_name("use_slap.py")
+from hf_slap import use_folder
 
 
 @pytest.fixture(scope="session")
@@ -36,10 +36,10 @@ def run_python():
 
 @pytest.fixture(scope="session")
 def use_slap(run_python, clip_files):
-    """use_slap(model, with_package, environment) runs use_slap.py on `clip_files`; see there."""
+    """use_slap(model, with_package, environment) runs hf_slap's use_folder.py on `clip_files`; see there."""
 
     def run(model: str | Path, with_package: bool, environment: dict[str, str]) -> dict:
-        arguments = [USE_SLAP, model, *clip_files]
+        arguments = [use_folder.__file__, model, *clip_files]
         if not with_package:
             paths = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
             arguments = ["-I", "-S", *arguments, "--without-package", *paths]

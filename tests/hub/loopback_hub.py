@@ -3,8 +3,7 @@
     with LoopbackHub() as hub:
         subprocess.run([...], env={**os.environ, **hub.environment(cache_folder)})
 
-Repositories have one branch, "main". huggingface_hub reads its address from the environment when it is imported, so a
-client is a new process.
+huggingface_hub reads its address from the environment when it is imported, so a client is a new process.
 """
 
 import base64
@@ -18,14 +17,18 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE_FILES = (".safetensors", ".parquet", ".tar")  # uploaded by content hash, like git LFS
-TOKEN = "hf_loopback"
+TOKEN = "hf_LoopbackTokenThatMustNeverBeSeen01"
 _ROUTES: list[tuple[str, re.Pattern, Callable]] = []
 
 
 class LoopbackHub(ThreadingHTTPServer):
     """Serves from a background thread while the `with` block lasts.
 
-    repositories: "models/org/name" or "datasets/org/name" -> its commits, oldest first, as (id, {path: content}).
+    repositories: "models/org/name" or "datasets/org/name" -> its commits on main, oldest first, as (id, {path: content}).
+    branches: the same for (repository, branch). tags: (repository, tag) -> commit id.
+    private: repositories that need the token, for reading too.
+    faults: (pattern of "METHOD /path", status or None), used up by the first request that matches: a refusal that quotes
+        the request's headers, as the worst of servers might; None breaks the connection in the middle of what is sent.
     requests: what was asked for, as "METHOD /path".
     """
 
@@ -35,6 +38,10 @@ class LoopbackHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Request)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.repositories: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        self.branches: dict[tuple[str, str], list[tuple[str, dict[str, bytes]]]] = {}
+        self.tags: dict[tuple[str, str], str] = {}
+        self.private: set[str] = set()
+        self.faults: list[tuple[str, int | None]] = []
         self.large_files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.lock = threading.Lock()
@@ -57,25 +64,36 @@ class LoopbackHub(ThreadingHTTPServer):
             "HF_TOKEN": TOKEN,
         }
 
-    def commit(self, repository: str, changes: dict[str, bytes | None]) -> str:
+    def commit(self, repository: str, changes: dict[str, bytes | None], branch: str = "main") -> str:
         """Adds a commit; None deletes a file."""
-        commits = self.repositories[repository]
+        commits = self.history(repository, branch)
         files = {**(commits[-1][1] if commits else {}), **changes}
         files = {path: content for path, content in files.items() if content is not None}
-        names = repr((repository, len(commits), sorted(files))).encode()
+        names = repr((repository, branch, len(commits), sorted(files))).encode()
         commits.append((hashlib.sha1(names).hexdigest(), files))
         return commits[-1][0]
 
+    def history(self, repository: str, branch: str = "main") -> list[tuple[str, dict[str, bytes]]]:
+        """The commits of a branch."""
+        return self.repositories[repository] if branch == "main" else self.branches[repository, branch]
+
+    def refs(self, repository: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Branches and tags, with their commits."""
+        branches = {branch: commits for (owner, branch), commits in self.branches.items() if owner == repository}
+        branches = {"main": self.repositories[repository], **branches}
+        tags = {tag: commit for (owner, tag), commit in self.tags.items() if owner == repository}
+        return {branch: commits[-1][0] for branch, commits in branches.items()}, tags
+
     def files_at(self, repository: str, revision: str = "main") -> tuple[str, dict[str, bytes]]:
-        """Commit id and files of a revision."""
+        """Commit id and files of a branch, a tag or a commit."""
         if repository not in self.repositories:
             raise _Missing("RepoNotFound", f"no repository {repository}")
-        commits = self.repositories[repository]
-        if revision == "main":
-            return commits[-1]
-        for commit_id, files in commits:
-            if commit_id == revision:
-                return commit_id, files
+        branches, tags = self.refs(repository)
+        revision = branches.get(revision) or tags.get(revision) or revision
+        for branch in branches:
+            for commit_id, files in self.history(repository, branch):
+                if commit_id == revision:
+                    return commit_id, files
         raise _Missing("RevisionNotFound", f"no revision {revision} of {repository}")
 
 
@@ -91,13 +109,26 @@ class _Request(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.query = {name: values[-1] for name, values in parse_qs(url.query).items()}
+        name = f"{self.command} {path}"
+        fault = next((fault for fault in self.server.faults if re.search(fault[0], name)), None)
+        if fault:
+            self.server.faults.remove(fault)
+            self.server.requests.append(f"{name} failed")
+            if fault[1] is None:
+                self.rfile.read(1000)
+                self.close_connection = True
+                return self.connection.close()
         self.body = self._read_body()
+        if fault:
+            said = f"refused as the test wants; you sent {dict(self.headers)}"
+            return self.reply(fault[1], {"error": said}, {"X-Error-Message": said})
         wanted = "GET" if self.command == "HEAD" else self.command
         with self.server.lock:
             self.server.requests.append(f"{self.command} {path}")
             try:
                 for method, pattern, handler in _ROUTES:
                     if method == wanted and (match := pattern.fullmatch(path)):
+                        self._refuse_strangers(path)
                         return self.reply(*handler(self, self.server, **match.groupdict()))
                 raise _Missing("NotFound", f"this hub does not serve {self.command} {path}")
             except _Missing as missing:
@@ -105,6 +136,14 @@ class _Request(BaseHTTPRequestHandler):
                 self.reply(404, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
 
     do_GET = do_HEAD = do_POST = do_PUT = answer
+
+    def _refuse_strangers(self, path: str):
+        """A private repository does not exist for those without the token; nor can they change a public one."""
+        if self.headers.get("Authorization") == f"Bearer {TOKEN}" or path.startswith("/large/"):
+            return
+        owner = next((name for name in self.server.private if name.removeprefix("models/") in path), None)
+        if owner or (self.command == "POST" and "paths-info" not in path):
+            raise _Missing("RepoNotFound", "no such repository, or not with this token")
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
@@ -166,6 +205,8 @@ def _create(request, hub):
     if repository in hub.repositories:
         return 409, {"error": "exists already", "url": f"{hub.url}/{name}"}
     hub.repositories[repository] = []
+    if wish.get("private") or wish.get("visibility") == "private":
+        hub.private.add(repository)
     hub.commit(repository, {".gitattributes": b""})
     return 200, {"url": f"{hub.url}/{name}", "name": name}
 
@@ -180,7 +221,36 @@ def _validate_card(request, hub):
 def _describe(request, hub, kind, name, revision="main"):
     commit_id, files = hub.files_at(f"{kind}/{name}", revision)
     names = [{"rfilename": path} for path in sorted(files)]
-    return 200, {"id": name, "sha": commit_id, "private": False, "gated": False, "tags": [], "siblings": names}
+    private = f"{kind}/{name}" in hub.private
+    return 200, {"id": name, "sha": commit_id, "private": private, "gated": False, "tags": [], "siblings": names}
+
+
+@_route("GET", "/api/{kind}/{name}/refs")
+def _list_refs(request, hub, kind, name):
+    hub.files_at(f"{kind}/{name}")
+    branches, tags = (
+        [{"name": ref, "ref": f"refs/{what}/{ref}", "targetCommit": commit} for ref, commit in refs.items()]
+        for what, refs in zip(("heads", "tags"), hub.refs(f"{kind}/{name}"), strict=True)
+    )
+    return 200, {"branches": branches, "tags": tags, "converts": [], "pullRequests": []}
+
+
+@_route("POST", "/api/{kind}/{name}/branch/{revision}")
+def _branch(request, hub, kind, name, revision):
+    repository = f"{kind}/{name}"
+    if revision in hub.refs(repository)[0]:
+        return 409, {"error": "exists already"}
+    hub.branches[repository, revision] = list(hub.repositories[repository])
+    return 200, {}
+
+
+@_route("POST", "/api/{kind}/{name}/tag/{revision}")
+def _tag(request, hub, kind, name, revision):
+    wish = json.loads(request.body)
+    if (f"{kind}/{name}", wish["tag"]) in hub.tags:
+        return 409, {"error": "exists already"}
+    hub.tags[f"{kind}/{name}", wish["tag"]] = hub.files_at(f"{kind}/{name}", revision)[0]
+    return 200, {}
 
 
 @_route("GET", "/api/{kind}/{name}/tree/{revision}/?{path}")
@@ -210,8 +280,17 @@ def _describe_files(request, hub, kind, name, revision):
 @_route("POST", "/api/{kind}/{name}/preupload/{revision}")
 def _plan_upload(request, hub, kind, name, revision):
     paths = [file["path"] for file in json.loads(request.body)["files"]]
-    modes = {path: "lfs" if path.endswith(LARGE_FILES) else "regular" for path in paths}
-    return 200, {"files": [{"path": path, "uploadMode": modes[path], "shouldIgnore": False} for path in paths]}
+    there = hub.files_at(f"{kind}/{name}", revision)[1]
+    plan = [
+        {
+            "path": path,
+            "uploadMode": "lfs" if path.endswith(LARGE_FILES) else "regular",
+            "shouldIgnore": False,
+            "oid": _digest(path, there[path]) if path in there else None,
+        }
+        for path in paths
+    ]
+    return 200, {"files": plan}
 
 
 @_route("POST", "/(?:datasets/)?{name}[.]git/info/lfs/objects/batch")
@@ -233,17 +312,20 @@ def _take_large_file(request, hub, digest):
 
 @_route("POST", "/api/{kind}/{name}/commit/{revision}")
 def _commit(request, hub, kind, name, revision):
-    changes = {}
+    changes, repository = {}, f"{kind}/{name}"
     for line in request.body.splitlines():
         entry = json.loads(line)
         value = entry["value"]
+        head = hub.refs(repository)[0][revision]
+        if entry["key"] == "header" and value.get("parentCommit", head) != head:
+            return 412, {"error": "the branch has moved"}
         if entry["key"] == "file":
             changes[value["path"]] = base64.b64decode(value["content"])
         elif entry["key"] == "lfsFile":
             changes[value["path"]] = hub.large_files[value["oid"]]
         elif entry["key"] == "deletedFile":
             changes[value["path"]] = None
-    commit_id = hub.commit(f"{kind}/{name}", changes)
+    commit_id = hub.commit(repository, changes, revision)
     return 200, {"commitOid": commit_id, "commitUrl": f"{hub.url}/{name}/commit/{commit_id}"}
 
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 from transformers import BertConfig, BertModel
-from use_slap import all_outputs
 
 import hf_slap
+from hf_slap.use_folder import all_outputs
 
 NAMES = ["modeling_slap.SlapModel", "processing_slap.SlapProcessor", "pipeline_slap.AudioCaptioningPipeline"]
 

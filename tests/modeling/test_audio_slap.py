@@ -1,4 +1,6 @@
 import io
+import shutil
+import subprocess
 import sys
 import threading
 from functools import partial
@@ -12,7 +14,7 @@ import torch
 from transformers.dynamic_module_utils import get_imports
 
 from hf_slap.modeling import audio_slap
-from hf_slap.modeling.audio_slap import AudioError, decode, load_waveform, resample_waveform, stream_waveform
+from hf_slap.modeling.audio_slap import AudioError, decode, load_waveform, stream_waveform
 
 RATE = 16_000
 TIME = np.arange(RATE * 3) / RATE
@@ -43,6 +45,14 @@ needs_torchcodec = pytest.mark.skipif(not has_torchcodec(), reason="torchcodec o
 def without_torchcodec(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchcodec", None)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+
+
+@pytest.fixture
+def without_ffmpeg(monkeypatch, without_torchcodec):
+    monkeypatch.setattr(audio_slap.shutil, "which", lambda program: None)
+
+
+needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the program ffmpeg is not installed")
 
 
 # What a clip may be
@@ -157,14 +167,16 @@ def test_resampling_keeps_pitch_level_and_duration(rate):
 def test_resampling_removes_what_the_lower_rate_cannot_hold():
     time = np.arange(48_000) / 48_000
     above = np.sin(2 * np.pi * 12_000 * time).astype(np.float32)
-    assert np.abs(resample_waveform(above, 48_000, RATE)[400:-400]).max() < 1e-4
+    assert np.abs(load(above, sampling_rate=48_000, resample=True)[400:-400]).max() < 1e-4
 
 
 def test_channels_are_averaged_before_resampling(monkeypatch):
-    seen = []
-    monkeypatch.setattr(audio_slap, "resample_waveform", lambda wave, *rates: seen.append((wave.shape, rates)) or wave)
-    load(encoded(np.stack([TONE, TONE], axis=1), 44_100))
-    assert seen == [((len(TONE),), (44_100, RATE))]
+    made = []
+    resampler = audio_slap._resampler
+    monkeypatch.setattr(audio_slap, "_resampler", lambda *rates: made.append(rates) or resampler(*rates))
+    left, right = TONE, -TONE  # whose mean is silence; resampled each for itself they would be two streams
+    assert not load(encoded(np.stack([left, right], axis=1), 44_100, subtype="FLOAT")).any()
+    assert made == [(44_100, RATE)]
 
 
 # Block by block
@@ -309,11 +321,11 @@ def mp3_without_contents(**options) -> tuple[int, bytes]:
     return len(tone), bare
 
 
-def test_an_mp3_without_contents_never_loses_its_end_in_silence(without_torchcodec):
+def test_an_mp3_without_contents_never_loses_its_end_in_silence(without_ffmpeg):
     length, bare = mp3_without_contents(bitrate_mode="VARIABLE")
     with soundfile.SoundFile(io.BytesIO(bare)) as file:
         assert len(file.read()) < length / 2  # what soundfile would have returned
-    with pytest.raises(AudioError, match="would drop the end .*install torchcodec"):
+    with pytest.raises(AudioError, match="would drop the end .*install FFmpeg"):
         decode(bare)
 
 
@@ -338,7 +350,7 @@ def test_the_code_beside_the_weights_asks_for_no_audio_library():
 
 
 def test_without_soundfile_and_torchcodec_arrays_still_work_and_files_say_what_to_install(
-    tmp_path, monkeypatch, without_torchcodec
+    tmp_path, monkeypatch, without_ffmpeg
 ):
     soundfile.write(tmp_path / "a.wav", TONE, RATE)
     monkeypatch.setitem(sys.modules, "soundfile", None)
@@ -358,7 +370,52 @@ def test_torchcodec_alone_reads_the_same_samples(tmp_path, monkeypatch):
     np.testing.assert_allclose(load(tmp_path / "a.wav"), by_soundfile, atol=1e-6)
 
 
-def test_a_format_that_only_torchcodec_reads_says_so_without_it(tmp_path, without_torchcodec):
+def test_a_format_that_only_ffmpeg_reads_says_so_without_it(tmp_path, without_ffmpeg):
     (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(1000))
-    with pytest.raises(AudioError, match=r"a\.m4a.*install torchcodec and FFmpeg, or convert it"):
+    with pytest.raises(AudioError, match=r"a\.m4a.*install FFmpeg, or convert it"):
         load(tmp_path / "a.m4a")
+
+
+@pytest.fixture
+def video(tmp_path) -> Path:
+    """A picture that does not move, with two seconds of a tone at 44.1 kHz in two channels."""
+    soundfile.write(tmp_path / "tone.wav", np.stack([TONE, np.zeros_like(TONE)], axis=1), RATE)
+    command = ["ffmpeg", "-v", "error", "-f", "lavfi", "-i", "color=s=16x16:r=5", "-i", tmp_path / "tone.wav"]
+    subprocess.run([*command, "-ar", "44100", "-c:a", "aac", "-shortest", tmp_path / "a.mp4"], check=True)
+    return tmp_path / "a.mp4"
+
+
+@needs_ffmpeg
+def test_the_program_ffmpeg_reads_the_sound_track_of_a_video(video, without_torchcodec):
+    samples, rate = decode(video)
+    assert (samples.shape[1], rate) == (2, 44_100)
+    assert len(samples) / rate == pytest.approx(len(TONE) / RATE, abs=0.1)
+    assert np.sqrt(np.mean(load(video)[4000:-4000] ** 2)) == pytest.approx(0.25 / np.sqrt(2), rel=0.02)
+    assert decode(video.read_bytes())[0].tobytes() == samples.tobytes()
+    whole = np.concatenate(list(stream(str(video), block_seconds=0.3)))
+    np.testing.assert_array_equal(whole, load(video))
+
+
+@needs_ffmpeg
+@needs_torchcodec
+def test_the_program_ffmpeg_and_torchcodec_hear_the_same(video, monkeypatch):
+    by_torchcodec = load(video)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    by_ffmpeg = load(video)
+    length = min(len(by_ffmpeg), len(by_torchcodec))
+    assert abs(len(by_ffmpeg) - len(by_torchcodec)) <= 2048
+    np.testing.assert_allclose(by_ffmpeg[:length], by_torchcodec[:length], atol=1e-4)
+
+
+@needs_ffmpeg
+def test_what_ffmpeg_cannot_read_is_an_error_in_its_words(tmp_path, video, without_torchcodec):
+    content = video.read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 3])
+    subprocess.run(["ffmpeg", "-v", "error", "-i", video, "-an", "-c", "copy", tmp_path / "silent.mp4"], check=True)
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n")
+    with pytest.raises(AudioError, match=r"cut\.mp4.*ffmpeg says: "):
+        load(tmp_path / "cut.mp4")
+    with pytest.raises(AudioError, match=r"silent\.mp4.*it has no sound track"):
+        load(tmp_path / "silent.mp4")
+    with pytest.raises(AudioError, match=r"list\.m3u8.*ffmpeg says: "):
+        load(tmp_path / "list.m3u8")

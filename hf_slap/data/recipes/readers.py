@@ -3,9 +3,11 @@
 import csv
 import glob
 import json
+import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -77,12 +79,14 @@ def parquet(folder: Path, pattern: str, columns: str = "") -> Iterator[dict]:
 def webdataset(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, {extension: content}) of a tar file; neighbours whose names agree up to the first dot are one clip.
 
+    Nothing is unpacked to the disk: names, links and devices in it reach no file. Sparse members are passed over.
+
     Raises:
         ValueError: no tar file, or one that is cut off.
     """
     try:
         yield from _tar_clips(path)
-    except (tarfile.TarError, EOFError) as problem:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as problem:
         raise ValueError(f"{path} is no tar file, or is cut off: {problem}") from None
 
 
@@ -90,7 +94,7 @@ def _tar_clips(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     key, parts = None, {}
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
-            if not member.isfile():
+            if not member.isfile() or member.issparse():  # a hole of any length costs no byte of the file
                 continue
             name = PurePosixPath(member.name)
             stem, _, extension = name.name.partition(".")
