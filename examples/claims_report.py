@@ -106,7 +106,9 @@ def draw(study: Study, results: Sequence[Mapping], path: Path) -> Path | None:
         if measure in chance:
             axis.axhline(100 * chance[measure], color="0.5", linestyle="--", linewidth=0.9)
     if len(study.fractions) > 1:
-        axes[0].legend(frameon=False, fontsize=7, loc="best")
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=4
+        )
     figure.suptitle(f"{study.title}: {len(study.seeds)} seeds, means with 95 % t interval; dashed: chance", fontsize=9)
     figure.savefig(path, dpi=85)
     return path
@@ -116,12 +118,13 @@ def _panel(axis, study: Study, results: Sequence[Mapping], measure: str) -> None
     scaling, most = len(study.fractions) > 1, 0.0
     for number, row in enumerate(study.rows):
         colour, places, means, reaches = _COLOURS[number % len(_COLOURS)], [], [], []
-        beside = 1 + 0.06 * (number - (len(study.rows) - 1) / 2)  # on a logarithmic axis
+        shift = 1 + 0.09 * (number - (len(study.rows) - 1) / 2)  # on a logarithmic axis
         for fraction in study.fractions:
             runs = found(study, results, row, fraction).values()
             if values := [100 * run["values"][measure] for run in runs if measure in run["values"]]:
-                place = fraction * beside if scaling else number
-                axis.plot([place] * len(values), values, ".", color=colour, alpha=0.45, markersize=5)
+                place = fraction * shift if scaling else number
+                beside = place * 0.96 if scaling else place - 0.17
+                axis.plot([beside] * len(values), values, "o", color=colour, alpha=0.4, markersize=3, markeredgewidth=0)
                 mean, low, high = mean_interval(values)
                 places.append(place)
                 means.append(mean)

@@ -216,7 +216,7 @@ def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | No
             query.submit(search, [query], found, api_name="search")
             steps.append((similar, [sound], found, "similar"))
         heard = gradio.on(
-            [listen.click, labels.submit, sound.change, several.input], steps[0][0], *steps[0][1:3],
+            [listen.click, labels.submit, sound.change, several.input], *steps[0][:3],
             api_name="classify", trigger_mode="always_last",
         )  # fmt: skip
         for function, inputs, outputs, name in steps[1:]:

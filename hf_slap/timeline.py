@@ -196,7 +196,7 @@ def timeline(
     if labels is None:
         listener.captioner  # noqa: B018 - an error now, not after an hour of listening
     else:
-        known = listener.labels(labels, template)
+        known = listener.labels(labels, template, multi_label)
 
     samples = 0
 
@@ -214,7 +214,7 @@ def timeline(
         if labels is None:
             changes.add(moments.embeds)
         else:
-            scores.append(known.scores(moments.embeds, multi_label).astype(np.float16))
+            scores.append(known.scores(moments.embeds).astype(np.float16))
         heard += len(moments.decibels)
         if progress:
             progress("listening", heard * step)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..embedding import embed
 from ..modeling.audio_slap import AudioError, load_waveform
-from ..modeling.configuration_slap import SlapAudioConfig
+from ..modeling.configuration_slap import SlapAudioConfig, SlapConfig
 from ..moments import embed_moments, seconds_per_moment
 from .cache import ArrayCache
 from .sets import Clips, NotMeasured
@@ -372,10 +372,16 @@ def open_listener(
     return (SlapListener if own else Listener)(base.eval(), processor, *keywords)
 
 
+def _is_slap(place: str) -> bool:
+    """Whether a folder is SLAP's, which sentence-transformers can read too."""
+    config = Path(place, "config.json")
+    return config.is_file() and json.loads(config.read_text()).get("model_type") == SlapConfig.model_type
+
+
 def _load(place: str, revision: str | None, processor: Any) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoProcessor
 
-    if os.path.isfile(os.path.join(place, "modules.json")):
+    if os.path.isfile(os.path.join(place, "modules.json")) and not _is_slap(place):
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(place, revision=revision), None
