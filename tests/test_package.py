@@ -108,7 +108,7 @@ def test_importing_the_wheel_loads_transformers_and_ourselves_and_touches_nothin
 def test_packages_in_pyproject_are_the_folders_with_code():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     folders = {path.parent for path in source_files() if path.suffix == ".py" and installed_name(path)}
-    assert sorted(listed) == sorted(installed_name(folder / "x")[:-2].replace("/", ".") for folder in folders)
+    assert sorted(listed) == sorted(installed_name(folder / "x.py")[:-5].replace("/", ".") for folder in folders)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

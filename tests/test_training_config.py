@@ -9,8 +9,8 @@ import yaml
 from hf_slap.training_config import TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "examples" / "configs"
-OTHERS = ("finetune", "tiny_supervised")  # configure other scripts
-CONFIGS = [path for path in sorted(FOLDER.rglob("*.yaml")) if not path.stem.startswith(OTHERS)]
+OTHERS = ("finetune", "tiny_supervised", "tiny_clap", "claims")  # configure other scripts
+CONFIGS = [path for path in sorted(FOLDER.rglob("*.yaml")) if not str(path.relative_to(FOLDER)).startswith(OTHERS)]
 
 
 def load(*overrides):

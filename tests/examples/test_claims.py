@@ -177,7 +177,7 @@ def test_a_claim_about_a_row_that_is_not_there_is_refused(tmp_path):
 
 
 def test_the_clap_model_is_as_large_as_slap():
-    """Each side within 2 %, with a tokenizer of the captions that are shipped."""
+    """Each side within 3 %, with a tokenizer of the captions that are shipped."""
     config = ClapTrainConfig.load(ROOT / "examples" / "configs" / "tiny_clap.yaml")
     captions = load_corpus(str(ROOT / "examples" / "data" / "train.parquet"))["captions"]
     tokenizer = train_tokenizer([text for clip in captions for text in clip], max_length=config.max_caption_tokens)
@@ -190,7 +190,7 @@ def test_the_clap_model_is_as_large_as_slap():
             for side in ("audio", "text")
         ]
 
-    assert sizes(clap) == pytest.approx(sizes(slap), rel=0.02)
+    assert sizes(clap) == pytest.approx(sizes(slap), rel=0.03)
 
 
 def test_clap_hears_a_clip_repeated_and_a_long_one_cut():
