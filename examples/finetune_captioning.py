@@ -2,25 +2,28 @@
 
     python examples/finetune_captioning.py --config examples/configs/finetune_captioning.yaml
     python examples/finetune_captioning.py model=org/slap train_data=my/clips run_folder=runs/mine lora.r=8
+    python examples/finetune_captioning.py --config examples/configs/finetune_prefix_captioning.yaml
 
+The last one learns ClapCap's captioner: all that is trained turns the embedding of a clip into a prefix, which a
+language model goes on from.
 `my/clips` holds sound files and a metadata.csv with the columns file_name and caption. `accelerate launch` runs it on
 several devices. Top to bottom: config, data, model, loop, what to do next.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch.nn.functional as F
+from transformers import AutoConfig, GPT2Config
 
-from hf_slap import SlapForAudioCaptioning
+from hf_slap import SlapForAudioCaptioning, SlapForPrefixCaptioning
 from hf_slap.data import PretrainCollator
 from hf_slap.distributed import share_of_mean
 from hf_slap.evaluation.word_overlap import word_overlap
 from hf_slap.finetuning import FinetuneConfig, open_processor, prepare_model
 from hf_slap.fitting import begin, fit, for_each_clip, open_corpora, training_batches, training_clips
 from hf_slap.modeling.losses_slap import caption_loss
-from hf_slap.modeling.modeling_slap import SlapAudioModelOutput
 
 
 @dataclass
@@ -29,6 +32,9 @@ class CaptioningConfig(FinetuneConfig):
 
     Args:
         caption_column: of the corpora; null: captions, caption or text.
+        language_model: folder or Hub id of a causal language model that shall write behind a prefix, or keywords of a
+            `GPT2Config` to start one anew with the model's tokenizer. null: `model` has its captioner, of either kind.
+        prefix: with `language_model`, keywords of `SlapPrefixConfig` for the new mapper.
         label_smoothing: share of the target spread over the vocabulary; the validation loss has none.
         beams: of the search that writes captions at validation.
         write_clips: for so many held-out clips, evenly spread, captions are written at validation.
@@ -36,6 +42,8 @@ class CaptioningConfig(FinetuneConfig):
     """
 
     caption_column: str | None = None
+    language_model: str | dict | None = None
+    prefix: dict = field(default_factory=dict)
     label_smoothing: float = 0.1  # W
     beams: int = 3  # W
     write_clips: int = 100
@@ -56,13 +64,20 @@ def main(arguments: list[str] | None = None) -> Path:
 
     # --------------------------------------------------------------------------------------------------- data
     corpus, held_out = open_corpora(config, config.seed, config.caption_column)
-    processor = open_processor(config.model)
+    writer = config.language_model
+    processor = open_processor(config.model, writer if isinstance(writer, str) else None)
     extractor = processor.feature_extractor
 
     # -------------------------------------------------------------------------------------------------- model
-    captioner, model = prepare_model(config, SlapForAudioCaptioning, unused=["mask_token", r"audio_model\.pooler"])
-    longest_caption = captioner.config.decoder_config.max_position_embeddings
-    collate = PretrainCollator(processor.tokenizer, longest_caption, captioner.config.eos_token_id)
+    if isinstance(writer, dict):
+        tokens = {name: getattr(processor.tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        writer = GPT2Config(**{"vocab_size": len(processor.tokenizer), **tokens, **writer})
+    if writer is not None or AutoConfig.from_pretrained(config.model).model_type == "slap_prefix":
+        start = {"model_class": SlapForPrefixCaptioning, "unused": ["mask_token"]}
+    else:
+        start = {"model_class": SlapForAudioCaptioning, "unused": ["mask_token", r"audio_model\.(pooler|fc1)\."]}
+    captioner, model = prepare_model(config, **start, language_model=writer, **config.prefix)
+    collate = PretrainCollator(processor.tokenizer, captioner.longest_caption, captioner.config.eos_token_id)
     clips = training_clips(config, corpus, extractor, captioner)
     longest = captioner.config.audio_config.max_audio_seconds
     batches = training_batches(config, clips, corpus["duration"], longest, collate)
@@ -83,9 +98,7 @@ def main(arguments: list[str] | None = None) -> Path:
         heard = captioner.get_encoder()(features, mask)
         owner = [place for place, row in enumerate(rows) for _ in references[row]]
         labels = collate.labels([text for row in rows for text in references[row]]).to(features.device)
-        of_captions = SlapAudioModelOutput(
-            last_hidden_state=heard.last_hidden_state[owner], attention_mask=heard.attention_mask[owner]
-        )
+        of_captions = type(heard)(**{name: value[owner] for name, value in heard.items()})
         logits = captioner(encoder_outputs=of_captions, labels=labels).logits.float()
         nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="none")
         counted = labels != -100
@@ -100,7 +113,7 @@ def main(arguments: list[str] | None = None) -> Path:
                 features[chosen],
                 input_features_mask=mask[chosen],
                 num_beams=config.beams,
-                max_length=longest_caption,
+                max_length=captioner.longest_caption,
             )
             for place, text in zip(chosen, processor.batch_decode(written), strict=True):
                 results[place][3] = text.strip()

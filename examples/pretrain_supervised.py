@@ -86,12 +86,13 @@ def main(arguments: list[str] | None = None) -> Path:
         )
     ).train()
     report = main_first(lambda: take_start(model, audio_from=config.audio_tower))
-    freeze(model, ["mask_token", *config.frozen])
+    freeze(model, ["mask_token"], missing_ok=True)
+    freeze(model, config.frozen)
     if config.gradient_checkpointing:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     on_main(lambda: tell_start(Path(config.run_folder), model, report, config.frozen))
     audio = model.config.audio_config
-    extractor = SlapFeatureExtractor(feature_size=audio.num_mel_bins, patch_frames=audio.patch_frames)
+    extractor = SlapFeatureExtractor.for_audio_config(audio)
 
     # --------------------------------------------------------------------------------------------------- loop
     settings = [{**config.clips, **task.settings.clips} for task in tasks]

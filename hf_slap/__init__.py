@@ -15,8 +15,18 @@ if TYPE_CHECKING:  # for editors; `_MODULES` is what counts
     from .evaluation.run import evaluate
     from .listening import Listener
     from .modeling.audio_slap import AudioError
-    from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+    from .modeling.clapcap_slap import SlapForPrefixCaptioning, SlapPrefixConfig
+    from .modeling.cnn14_slap import SlapCnn14Model
+    from .modeling.configuration_slap import (
+        SlapAudioConfig,
+        SlapCnn14Config,
+        SlapConfig,
+        SlapDecoderConfig,
+        SlapHtsatConfig,
+        SlapWindowedAudioConfig,
+    )
     from .modeling.feature_extraction_slap import SlapFeatureExtractor
+    from .modeling.htsat_slap import SlapHtsatModel
     from .modeling.modeling_slap import (
         SlapAudioModel,
         SlapAudioModelWithProjection,
@@ -27,6 +37,7 @@ if TYPE_CHECKING:  # for editors; `_MODULES` is what counts
     )
     from .modeling.pipeline_slap import AudioCaptioningPipeline, AudioEmbeddingPipeline
     from .modeling.processing_slap import SlapProcessor
+    from .modeling.windowed_slap import SlapWindowedAudioModel
     from .registration import register, save_folder
     from .shipped import bundled, bundled_sounds
 
@@ -37,8 +48,18 @@ _MODULES = {  # public names, by the module that has them
     "evaluation.run": ["evaluate"],
     "listening": ["Listener"],
     "modeling.audio_slap": ["AudioError"],
-    "modeling.configuration_slap": ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"],
+    "modeling.clapcap_slap": ["SlapForPrefixCaptioning", "SlapPrefixConfig"],
+    "modeling.cnn14_slap": ["SlapCnn14Model"],
+    "modeling.configuration_slap": [
+        "SlapAudioConfig",
+        "SlapCnn14Config",
+        "SlapConfig",
+        "SlapDecoderConfig",
+        "SlapHtsatConfig",
+        "SlapWindowedAudioConfig",
+    ],
     "modeling.feature_extraction_slap": ["SlapFeatureExtractor"],
+    "modeling.htsat_slap": ["SlapHtsatModel"],
     "modeling.modeling_slap": [
         "SlapAudioModel",
         "SlapAudioModelWithProjection",
@@ -49,6 +70,7 @@ _MODULES = {  # public names, by the module that has them
     ],
     "modeling.pipeline_slap": ["AudioCaptioningPipeline", "AudioEmbeddingPipeline"],
     "modeling.processing_slap": ["SlapProcessor"],
+    "modeling.windowed_slap": ["SlapWindowedAudioModel"],
     "registration": ["register", "save_folder"],
     "shipped": ["bundled", "bundled_sounds"],
 }

@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping
 import psutil
 import torch
 from torch import nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 from .modeling.configuration_slap import SlapAudioConfig
+from .modeling.front_end_slap import audio_windows
 from .modeling.modeling_slap import local_reach
 
 _BACKWARD = 2  # the backward pass costs about twice the forward
@@ -36,6 +39,31 @@ def audio_operations(config: SlapAudioConfig, clip_frames: list[int]) -> float:
     return count + 2 * 2 * total * width * width
 
 
+def window_operations(tower: nn.Module) -> float:
+    """Of an audio encoder that hears windows of one length, for one window, forward; counted without computing."""
+    config = tower.config
+    named = {**dict(tower.named_parameters()), **dict(tower.named_buffers())}
+    shapes = {
+        f"tower.{name}": torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in named.items()
+    }
+    window = torch.empty(1, config.window_frames, config.num_mel_bins, dtype=tower.dtype, device="meta")
+    lengths = torch.full((1,), config.window_frames, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        functional_call(_Encode(tower), shapes, (window, lengths))
+    return float(counter.get_total_flops())
+
+
+class _Encode(nn.Module):
+    """The `encode` of a tower as a forward."""
+
+    def __init__(self, tower: nn.Module):
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, windows: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.tower.encode(windows, lengths)
+
+
 def step_operations(
     model: nn.Module, weights: Mapping[str, float], shared_masked_pass: bool = False
 ) -> Callable[[Mapping], float]:
@@ -49,9 +77,11 @@ def step_operations(
         A function of the collator's batch (while it is still in the loader's memory, so that nothing waits).
     """
     config, slap, decoder = model.config, model.slap, model.decoder
-    audio_times, head_times = _times(slap.audio_model), _times(model.prototype_head)
+    head = model.prototype_head or nn.Module()
+    audio_times, head_times = _times(slap.audio_model), _times(head)
     text, text_times = config.text_config, _times(slap.text_model)
-    text_weights, head_weights = _weights_per_token(slap.text_model), _weights_per_token(model.prototype_head)
+    text_weights, head_weights = _weights_per_token(slap.text_model), _weights_per_token(head)
+    per_window = None if isinstance(config.audio_config, SlapAudioConfig) else window_operations(slap.audio_model)
     if weights["caption"]:
         cross = sum(_weights_per_token(p) for x in decoder.layers for p in (x.cross_attn.k_proj, x.cross_attn.v_proj))
         word_weights = _weights_per_token(decoder) - cross + model.lm_head.weight.numel()
@@ -59,7 +89,10 @@ def step_operations(
     clean = bool(weights["contrastive"] or weights["caption"]) and not (weights["masked"] and shared_masked_pass)
 
     def count(batch: Mapping) -> float:
-        once = audio_operations(config.audio_config, batch["clip_frames"])
+        if per_window is None:
+            once = audio_operations(config.audio_config, batch["clip_frames"])
+        else:
+            once = per_window * sum(len(audio_windows(n, config.audio_config)) for n in batch["clip_frames"])
         total = audio_times * once * (clean + bool(weights["masked"]))
         if weights["masked"]:
             predicted = int(batch["patch_mask"].sum())

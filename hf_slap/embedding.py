@@ -20,7 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
 
 from .files import UNFINISHED, write_whole
 from .modeling.audio_slap import AudioError
-from .modeling.configuration_slap import SlapAudioConfig
+from .modeling.configuration_slap import SlapAudioConfig, SlapWindowedAudioConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
 from .modeling.modeling_slap import (
     SlapAudioModelOutput,
@@ -559,7 +560,7 @@ def _project(clips: list[Clip], side: SlapAudioModelWithProjection, each_window:
             owned = [columns for clip in group for columns in clip.owned]
             clip_of_window = [number for number, clip in enumerate(group) for _ in clip.owned]
             features = pool_windows(features, owned, clip_of_window)  # (clips, D)
-        features = features.to(side.device, side.audio_model.mask_token.dtype)
+        features = features.to(side.device, side.audio_model.dtype)
         with torch.inference_mode():
             embeddings = side.embed_audio(SlapAudioModelOutput(pooler_output=features)).float().cpu().numpy()
         row = 0
@@ -595,10 +596,9 @@ def open_audio_side(
 
     base = getattr(model, "slap", model)
     tower = getattr(base, "audio_model", None)
-    if not hasattr(base, "audio_projection") or tower.config.model_type != SlapAudioConfig.model_type:
+    if not hasattr(base, "audio_projection") or not hasattr(base, "embed_audio"):
         raise ValueError(
-            f"model is {type(model).__name__}; accepted are SlapModel, SlapForPreTraining with SLAP's own audio "
-            "encoder, and a folder or Hub id of one"
+            f"model is {type(model).__name__}; accepted: SlapModel, SlapForPreTraining, and a folder or Hub id of one"
         )
     if extractor is None:
         raise ValueError("a model without its processor; pass processor=..., or the model's folder in place of both")
@@ -630,12 +630,15 @@ def model_fingerprint(side: SlapAudioModelWithProjection, extractor: SlapFeature
 
     config = side.config.audio_config
     layers = ("layer_types", "local_window", "local_window_unit", "num_attention_heads", "rope_theta", "rms_norm_eps")
+    if isinstance(config, SlapWindowedAudioConfig):
+        own = {field.name for field in fields(config)} - {field.name for field in fields(PreTrainedConfig)}
+        layers = sorted(own - {"front_end"})  # the feature extractor is there itself
     windows = ("max_audio_seconds", "window_overlap_seconds", "long_audio", "frames_per_second", "patch_frames")
     settings = {
         "format": _FORMAT,
         "hf_slap": __version__,
         "weights": weights_digest(side.state_dict()),
-        "precision": "int8" if int8 else str(side.audio_model.mask_token.dtype).removeprefix("torch."),
+        "precision": "int8" if int8 else str(side.audio_model.dtype).removeprefix("torch."),
         "layers": {name: getattr(config, name) for name in layers},
         "windows": {name: getattr(config, name) for name in windows},
         "feature_extractor": extractor.to_dict(),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from .distributed import main_first, on_main
 from .fitting import LoopConfig
@@ -24,6 +24,7 @@ from .training_config import checked, refuse_unknown
 # Every linear layer of the audio blocks and of the usual text towers, and the attention of the caption decoder.
 LORA_TARGETS = (
     r"(.*\.)?(audio_model\.layers\.\d+\.(self_attn|mlp)\.(qkv_proj|o_proj|gate_up_proj|down_proj)"
+    r"|audio_model\.htsat\..*\.(query|key|value|dense)"
     r"|text_model\..*\.(Wqkv|Wo|Wi|[qkvo]_proj|out_proj|gate_proj|up_proj|down_proj|query|key|value|dense"
     r"|[qkv]_lin|out_lin|lin[12]|fc[12]|c_attn|c_proj|c_fc)"
     r"|decoder\.layers\.\d+\.(self|cross)_attn\.[qkvo]_proj)"
@@ -116,6 +117,7 @@ def prepare_model(
     unused: Sequence[str],
     new_parts: Sequence[str] = (),
     text_tower: str | None = None,
+    language_model: str | PreTrainedConfig | None = None,
     **config_changes: Any,
 ) -> tuple[PreTrainedModel, nn.Module]:
     """Loads the model that the run starts from, freezes what shall be, wraps it for LoRA if asked, and tells it all.
@@ -123,14 +125,15 @@ def prepare_model(
     Args:
         unused: patterns of parameters that the loss does not reach.
         new_parts: names of modules that LoRA trains in full, such as a new classification head.
-        text_tower, config_changes: as in `load_start`.
+        text_tower, language_model, config_changes: as in `load_start`.
     Returns:
         the model, and what to train: the same, or a `peft.PeftModel` around it.
     """
-    start = (model_class, config.model, config.audio_tower, text_tower, config.quantization)
+    start = (model_class, config.model, config.audio_tower, text_tower, config.quantization, language_model)
     model, report = main_first(lambda: load_start(*start, **config_changes))
-    freeze(model, unused)
+    freeze(model, unused, missing_ok=True)
     freeze(model, config.frozen)
+    model.train()  # again: some classes keep parts that are frozen in evaluation mode
     if config.gradient_checkpointing:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     trained = model

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .embedding import BATCH_SECONDS, cut_windows, evaluating
+from .modeling.configuration_slap import SlapAudioConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
 from .modeling.modeling_slap import SlapAudioModelOutput, SlapModel
 
@@ -33,8 +34,17 @@ class Moments(NamedTuple):
 
 
 def seconds_per_moment(model: SlapModel) -> float:
-    """From one moment to the next."""
+    """From one moment to the next.
+
+    Raises:
+        ValueError: an audio encoder whose pooled feature is not that of any part of its dense ones.
+    """
     config = model.audio_model.config
+    if not isinstance(config, SlapAudioConfig):
+        raise ValueError(
+            f"an audio encoder of kind {config.model_type!r} hears windows of {config.max_audio_seconds:g} s as a "
+            f"whole and cannot say when; use a model with SLAP's own ({SlapAudioConfig.model_type!r})"
+        )
     return config.patch_frames / config.frames_per_second
 
 

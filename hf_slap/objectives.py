@@ -286,6 +286,9 @@ def pretraining_losses(
     return {**parts, "total": sum(weights[name] * loss for name, loss in parts.items())}
 
 
+_POOLING_PARTS = {"pooler", "fc1"}  # of SLAP's encoder, of CNN14
+
+
 def keep_trainable(model: nn.Module, weights: Mapping[str, float]) -> None:
     """Freezes what no loss reaches, so that neither DDP nor weight decay sees parameters without a gradient.
 
@@ -294,7 +297,7 @@ def keep_trainable(model: nn.Module, weights: Mapping[str, float]) -> None:
         weights: as in `pretraining_losses`.
     """
     slap = model.slap
-    if not weights["masked"]:
+    if not weights["masked"] and model.prototype_head is not None:
         model.prototype_head.requires_grad_(False)
         slap.audio_model.mask_token.requires_grad_(False)
     if not weights["caption"] and model.decoder is not None:
@@ -304,4 +307,5 @@ def keep_trainable(model: nn.Module, weights: Mapping[str, float]) -> None:
         for name, parameter in slap.named_parameters():
             if not name.startswith("audio_model."):
                 parameter.requires_grad_(False)
-        slap.audio_model.pooler.requires_grad_(False)
+        for name in _POOLING_PARTS & dict(slap.audio_model.named_children()).keys():
+            slap.audio_model.get_submodule(name).requires_grad_(False)

@@ -20,8 +20,11 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
+from .modeling.clapcap_slap import SlapForPrefixCaptioning, SlapPrefixConfig
+from .modeling.cnn14_slap import SlapCnn14Model
+from .modeling.configuration_slap import SlapConfig, SlapDecoderConfig
 from .modeling.feature_extraction_slap import SlapFeatureExtractor
+from .modeling.htsat_slap import SlapHtsatModel
 from .modeling.modeling_slap import (
     SlapAudioModel,
     SlapForAudioCaptioning,
@@ -32,12 +35,16 @@ from .modeling.modeling_slap import (
 from .modeling.pipeline_slap import AudioCaptioningPipeline, AudioEmbeddingPipeline
 from .modeling.processing_slap import SlapProcessor
 
-_MODELS = {
-    AutoModel: SlapModel,
-    AutoModelForPreTraining: SlapForPreTraining,
-    AutoModelForSpeechSeq2Seq: SlapForAudioCaptioning,  # of all Auto classes the nearest to audio captions
-    AutoModelForAudioClassification: SlapForAudioClassification,
+_MODELS = {  # of the Auto classes, that for speech is the nearest to audio captions
+    SlapConfig: {
+        AutoModel: SlapModel,
+        AutoModelForPreTraining: SlapForPreTraining,
+        AutoModelForSpeechSeq2Seq: SlapForAudioCaptioning,
+        AutoModelForAudioClassification: SlapForAudioClassification,
+    },
+    SlapPrefixConfig: {AutoModel: SlapForPrefixCaptioning, AutoModelForSpeechSeq2Seq: SlapForPrefixCaptioning},
 }
+_AUDIO_TOWERS = (SlapAudioModel, SlapHtsatModel, SlapCnn14Model)
 _TASKS = {
     "audio-captioning": (AudioCaptioningPipeline, AutoModelForSpeechSeq2Seq, "multimodal"),
     "audio-feature-extraction": (AudioEmbeddingPipeline, AutoModel, "audio"),
@@ -65,15 +72,18 @@ _SENTENCE_TRANSFORMERS = {
 
 def register():
     """Registers the classes with the Auto classes and the tasks with `pipeline`. A second call changes nothing."""
-    for config_class in (SlapConfig, SlapAudioConfig, SlapDecoderConfig):
+    for config_class in (*_MODELS, SlapDecoderConfig, *(tower.config_class for tower in _AUDIO_TOWERS)):
         AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
-    for auto_class, model_class in _MODELS.items():
-        auto_class.register(SlapConfig, model_class, exist_ok=True)
-        model_class.register_for_auto_class(auto_class.__name__)
-    AutoModel.register(SlapAudioConfig, SlapAudioModel, exist_ok=True)
-    AutoFeatureExtractor.register(SlapConfig, SlapFeatureExtractor, exist_ok=True)
-    AutoProcessor.register(SlapConfig, SlapProcessor, exist_ok=True)
-    for public_class in (SlapConfig, SlapFeatureExtractor, SlapProcessor):
+    for config_class, model_classes in _MODELS.items():
+        config_class.register_for_auto_class()
+        AutoFeatureExtractor.register(config_class, SlapFeatureExtractor, exist_ok=True)
+        AutoProcessor.register(config_class, SlapProcessor, exist_ok=True)
+        for auto_class, model_class in model_classes.items():
+            auto_class.register(config_class, model_class, exist_ok=True)
+            model_class.register_for_auto_class(auto_class.__name__)
+    for tower in _AUDIO_TOWERS:
+        AutoModel.register(tower.config_class, tower, exist_ok=True)
+    for public_class in (SlapFeatureExtractor, SlapProcessor):
         public_class.register_for_auto_class()
     for task, (pipeline_class, auto_class, kind) in _TASKS.items():
         if PIPELINE_REGISTRY.supported_tasks.get(task, {}).get("impl") is not pipeline_class:
@@ -106,9 +116,10 @@ def save_folder(folder: str | os.PathLike, model: PreTrainedModel, processor: Sl
         model: of any SLAP class; from a `SlapForPreTraining` every other class can be loaded.
         processor: the model's processor.
     """
+    config_class = SlapPrefixConfig if model.config.model_type == SlapPrefixConfig.model_type else SlapConfig
     model.config.auto_map = {
-        "AutoConfig": _code_name(SlapConfig),
-        **{auto_class.__name__: _code_name(model_class) for auto_class, model_class in _MODELS.items()},
+        "AutoConfig": _code_name(config_class),
+        **{auto_class.__name__: _code_name(model_class) for auto_class, model_class in _MODELS[config_class].items()},
     }
     model.config.custom_pipelines = {
         task: {"impl": _code_name(pipeline_class), "pt": [auto_class.__name__], "type": kind}

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import cached_file
 from transformers.utils.import_utils import is_bitsandbytes_available
 
 from .modeling.configuration_slap import SlapConfig
-from .modeling.modeling_slap import SlapAudioModel
+from .modeling.modeling_slap import audio_tower_class
 from .modeling.weights_slap import open_weights
 from .optimization import parameter_groups
 
@@ -53,6 +53,7 @@ def load_start(
     audio_tower: str | None = None,
     text_tower: str | None = None,
     quantization: str | None = None,
+    language_model: str | PreTrainedConfig | None = None,
     **config_changes: Any,
 ) -> tuple[PreTrainedModel, list[PartRow]]:
     """A model from a SLAP folder or Hub id, a tower of it from elsewhere if asked.
@@ -63,7 +64,9 @@ def load_start(
         audio_tower: SLAP model or audio encoder whose audio encoder is taken in place of the source's.
         text_tower: any text model of transformers in place of the source's; its pooling and projection are new.
         quantization: "8bit" or "4bit": the weights of the linear layers, by bitsandbytes.
-        config_changes: fields of `SlapConfig` that differ from the source's, such as `id2label`.
+        language_model: for `SlapForPrefixCaptioning`, folder or Hub id of what writes behind the audio side of the
+            source, or a configuration that starts it anew; the mapper is new.
+        config_changes: fields of the configuration that differ from the source's, such as `id2label`.
     Returns:
         the model, in training mode, and the rows of its report.
     Raises:
@@ -76,10 +79,16 @@ def load_start(
             f"{source} is an adapter, not a model; start from the merged folder that its run saved beside it"
         )
     keywords = {"quantization_config": quantizer(quantization)} if quantization else {}
-    config = SlapConfig.from_pretrained(source, **config_changes)
-    model = model_class.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **keywords)
     origins = {"": (source, checkpoint_shapes(source))}
     rows: list[PartRow] = []
+    if language_model is not None:
+        model = model_class.from_audio_language_pretrained(source, language_model, **config_changes)
+        if isinstance(language_model, str):
+            size = sum(p.numel() for p in model.language_model.parameters())
+            rows = [PartRow("language_model", "loaded", language_model, size)]
+    else:
+        config = model_class.config_class.from_pretrained(source, **config_changes)
+        model = model_class.from_pretrained(source, config=config, ignore_mismatched_sizes=True, **keywords)
     if text_tower is not None:
         model, rows = _with_text_tower(model, text_tower)
         origins |= {"text_pooler.": ("", {}), "text_projection.": ("", {})}
@@ -126,7 +135,8 @@ def _with_text_tower(model: PreTrainedModel, text_tower: str) -> tuple[PreTraine
 
 def _take_audio_tower(model: PreTrainedModel, audio_tower: str) -> None:
     base = getattr(model, "slap", model)
-    tower = SlapAudioModel.from_pretrained(audio_tower)
+    config = AutoConfig.from_pretrained(audio_tower)
+    tower = audio_tower_class(getattr(config, "audio_config", config)).from_pretrained(audio_tower)
     ours, theirs = model.config.audio_config.hidden_size, tower.config.hidden_size
     if ours != theirs:
         raise ValueError(
@@ -297,6 +307,10 @@ def weight_report(
             used[prefix].add(key)
         size = torch.Size(shapes[key]).numel() if fits else parameter.numel()
         rows[part, "loaded" if fits else "new", source if fits else ""] += size
+    for name, _ in model.named_buffers():  # such as the means of batch norm: taken, and no weights
+        name = name.removeprefix("slap.")
+        prefix = max((p for p in origins if name.startswith(p)), key=len)
+        used[prefix].add(name.removeprefix(prefix))
     for prefix, (source, shapes) in origins.items():
         for key, shape in shapes.items():
             if key not in used[prefix]:
@@ -323,12 +337,13 @@ def trainable_share(model: nn.Module) -> tuple[int, int]:
 
 
 # ---------------------------------------------------------------------------------------------------- freezing
-def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
+def freeze(model: nn.Module, patterns: Sequence[str], missing_ok: bool = False) -> list[str]:
     """Freezes every parameter in whose name a pattern is found.
 
     Args:
         model: whose parameters get `requires_grad` False.
         patterns: regular expressions, such as "text_model" or r"audio_model\\.layers\\.[0-5]\\.".
+        missing_ok: a pattern may be found in no name.
     Returns:
         the names that were frozen.
     Raises:
@@ -337,7 +352,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     frozen = []
     for pattern in patterns:
         found = [(name, p) for name, p in model.named_parameters() if re.search(pattern, name)]
-        if not found:
+        if not found and not missing_ok:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
             raise ValueError(f"frozen: no parameter is named like {pattern!r}; names begin with {parts}")
         for name, parameter in found:

@@ -13,8 +13,18 @@ if __name__ == "modeling":
 
 _EXPORTS = {
     "audio_slap": ["AudioError"],
-    "configuration_slap": ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"],
+    "clapcap_slap": ["SlapForPrefixCaptioning", "SlapPrefixConfig"],
+    "cnn14_slap": ["SlapCnn14Model"],
+    "configuration_slap": [
+        "SlapAudioConfig",
+        "SlapCnn14Config",
+        "SlapConfig",
+        "SlapDecoderConfig",
+        "SlapHtsatConfig",
+        "SlapWindowedAudioConfig",
+    ],
     "feature_extraction_slap": ["SlapFeatureExtractor"],
+    "htsat_slap": ["SlapHtsatModel"],
     "losses_slap": ["caption_loss", "contrastive_loss", "sigmoid_contrastive_loss"],
     "modeling_slap": [
         "SlapAudioModel",
@@ -26,6 +36,7 @@ _EXPORTS = {
     ],
     "pipeline_slap": ["AudioCaptioningPipeline", "AudioEmbeddingPipeline"],
     "processing_slap": ["SlapProcessor"],
+    "windowed_slap": ["SlapWindowedAudioModel"],
 }
 _MODULE_OF = {name: module for module, names in _EXPORTS.items() for name in names}
 

@@ -40,6 +40,7 @@ def load_waveform(
     resample: bool = False,
     name: str | None = None,
     min_samples: int = 1,
+    end_to_end: bool = False,
 ) -> np.ndarray:
     """Read one clip, in any form, as a mono waveform.
 
@@ -53,14 +54,28 @@ def load_waveform(
         resample: resample arrays too; otherwise an array at another rate is an error.
         name: what messages call the clip.
         min_samples: shortest clip accepted, in samples at `target_rate`.
+        end_to_end: lay the channels end to end instead of averaging them, as CLAP's code does.
     Returns:
         (n,), float32, finite.
     Raises:
         AudioError: the clip cannot be read, is empty, too short, NaN, infinite or not scaled, or its rate is wrong.
         ImportError: a library that is needed to read it is missing; the message says which.
     """
+    if end_to_end:
+        return _end_to_end(item, target_rate, sampling_rate, resample, name, min_samples)
     parts = list(stream_waveform(item, target_rate, sampling_rate, resample, name, min_samples))
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _end_to_end(item, target_rate, sampling_rate, resample, name, min_samples) -> np.ndarray:
+    """The channels of a clip, each read as `load_waveform` reads a mono clip, one behind the other."""
+    name, blocks = _open(item, target_rate, sampling_rate, resample, name, BLOCK_SECONDS)
+    samples, rates = zip(*blocks, strict=True)
+    samples = np.concatenate(samples)
+    channels = samples.T if samples.ndim == 2 else [samples]
+    return np.concatenate(
+        [load_waveform(channel, target_rate, rates[0], True, name, min_samples) for channel in channels]
+    )
 
 
 def stream_waveform(
@@ -398,7 +413,7 @@ def _mp3_samples(data: bytes | mmap.mmap) -> int:
 
 def _as_samples(item: Any, name: str) -> np.ndarray:
     """An array in any layout as (n,) or (n, channels), scaled, in floating point."""
-    if hasattr(item, "detach"):
+    if hasattr(item, "detach") and hasattr(item, "cpu"):  # a tensor; open files can be "detached" too
         item = item.detach().cpu()
         item = (item.float() if item.is_floating_point() else item).numpy()
     try:

@@ -13,7 +13,9 @@ from transformers import CONFIG_MAPPING, AutoConfig, PreTrainedConfig
 WINDOW_UNITS = ("patch_columns", "tokens", "exact_columns")
 ATTENTION_BACKENDS = ("auto", "eager", "clips", "banded", "padded", "varlen", "flex")
 LONG_AUDIO = ("windows", "whole")
-TEXT_POOLINGS = ("map", "cls", "mean", "last", "pooler")
+TEXT_POOLINGS = ("map", "cls", "mean", "last", "nonzero", "pooler")
+PROJECTIONS = ("linear", "residual_mlp")
+SHORT_AUDIO = ("repeat", "pad")
 CONTRASTIVE_KINDS = ("softmax", "sigmoid")
 
 # Keys that transformers itself writes into, or reads from, a configuration besides its declared fields.
@@ -143,6 +145,194 @@ class SlapAudioConfig(_StrictConfig):
 
 
 @strict
+class SlapWindowedAudioConfig(_StrictConfig):
+    """An audio encoder that hears a fixed length; the base of the configurations of `SlapHtsatModel`, `SlapCnn14Model`
+    and of any encoder that a user plugs in. These are all the fields that the rest of the package reads.
+
+    Args:
+        hidden_size: width of its dense features and of its pooled feature.
+        num_mel_bins: height of the spectrogram.
+        frames_per_second: frame rate of the front end.
+        max_audio_seconds: what it hears at once. Longer clips are encoded in windows of this length, shorter ones
+            filled up.
+        window_overlap_seconds: overlap of neighbouring windows; None is a tenth of `max_audio_seconds`.
+        short_audio: how frames are filled up: "repeat" (the clip again and again) or "pad" (with 0). A front end with
+            `window_seconds` has filled them up as sound already.
+        front_end: keywords of the `SlapFeatureExtractor` it was made for, beyond `feature_size`; None is the default
+            front end. Who starts a training makes its feature extractor from them.
+    Raises:
+        ValueError: unknown keys, or values that contradict each other.
+    """
+
+    base_config_key = "audio_config"
+    patch_frames = 1  # its windows are counted in frames
+    long_audio = "windows"
+    patch_rows = 1  # tokens at the same moment
+
+    hidden_size: int = 768
+    num_mel_bins: int = 64
+    frames_per_second: float = 100.0
+    max_audio_seconds: float = 10.0
+    window_overlap_seconds: float | None = None
+    short_audio: str = "repeat"
+    front_end: dict | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any):
+        if self.window_overlap_seconds is None:
+            self.window_overlap_seconds = self.max_audio_seconds / 10
+        super().__post_init__(**kwargs)
+        self.validate_window()  # `strict` is not inherited, and encoders of users derive from this
+
+    def validate_window(self):
+        for name in ("hidden_size", "num_mel_bins", "frames_per_second", "max_audio_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        if not 0 <= self.window_overlap_seconds < self.max_audio_seconds:
+            raise ValueError(
+                f"window_overlap_seconds={self.window_overlap_seconds} must be less than max_audio_seconds="
+                f"{self.max_audio_seconds}"
+            )
+        if self.short_audio not in SHORT_AUDIO:
+            raise ValueError(f"short_audio={self.short_audio!r}; accepted are {SHORT_AUDIO}")
+        made = self.front_end or {}
+        if {"sampling_rate", "hop_length"} <= made.keys():
+            rate = made["sampling_rate"] / made["hop_length"]
+            if abs(rate - self.frames_per_second) > 1e-6 * rate:
+                raise ValueError(
+                    f"front_end makes {rate:g} frames per second, frames_per_second={self.frames_per_second}"
+                )
+
+    @property
+    def patch_bins(self) -> int:
+        """A token has heard all mel bins."""
+        return self.num_mel_bins
+
+    @property
+    def window_frames(self) -> int:
+        """Frames of a window: those of a waveform of `max_audio_seconds`, 965 for CLAP 2023."""
+        return int(self.max_audio_seconds * self.frames_per_second) + 1
+
+
+# What CLAP hears: decibels of 64 mels of 44.1 kHz sound. `log_mel` divides natural logarithms by `std`, and log(10) /
+# 10 of them are a decibel. padding_value is what SpecAugment puts in: the mean over 40 clips of the example corpus.
+_CLAP_FRONT_END = {
+    "sampling_rate": 44_100, "hop_length": 320, "win_length": 1024, "n_fft": 1024, "mel_low_hz": 50.0,
+    "mel_high_hz": 14_000.0, "log_floor": 1e-10, "mean": 0.0, "std": math.log(10) / 10, "padding_value": -54.0,
+}  # fmt: skip
+
+
+@strict
+class SlapHtsatConfig(SlapWindowedAudioConfig):
+    """HTSAT, a Swin transformer over a folded spectrogram: the audio tower of CLAP 2023 (and of LAION's CLAP).
+
+    Args:
+        spec_size: height and width of the image that a window is folded into; 4 strips of 64 mels at the defaults.
+        patch_embeds_hidden_size: width of the first stage; each further one is twice as wide.
+        depths, num_attention_heads: layers and heads of each stage.
+        attention_window: height and width of the squares that attend to themselves, in patches.
+        drop_path_rate: of the last layer while training, rising from 0 at the first.
+        others: see `SlapWindowedAudioConfig`.
+    Raises:
+        ValueError: sizes that do not fit each other.
+    Paper: HTS-AT (2202.00874), section 2; CLAP 2023 (2309.05767), section 3.
+    """
+
+    model_type = "slap_htsat"
+
+    frames_per_second: float = 44_100 / 320
+    max_audio_seconds: float = 7.0
+    spec_size: int = 256
+    patch_size: int = 4
+    patch_embeds_hidden_size: int = 96
+    depths: list[int] | None = None
+    num_attention_heads: list[int] | None = None
+    attention_window: int = 8
+    mlp_ratio: float = 4.0
+    hidden_dropout_prob: float = 0.0
+    attention_probs_dropout_prob: float = 0.0
+    drop_path_rate: float = 0.1
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self, **kwargs: Any):
+        self.depths = self.depths or [2, 2, 6, 2]
+        self.num_attention_heads = self.num_attention_heads or [4, 8, 16, 32]
+        if self.front_end is None:
+            # Differs from the paper, which says 50 to 8,000 Hz: CLAP's code designs HTSAT's filters for 32 kHz and
+            # 50 to 14,000 Hz, and lets them hear 44.1 kHz.
+            self.front_end = {**_CLAP_FRONT_END, "mel_rate": 32_000, "window_seconds": self.max_audio_seconds}
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        stages, ratio = len(self.depths), self.spec_size // self.num_mel_bins
+        if stages != len(self.num_attention_heads):
+            raise ValueError(
+                f"depths={self.depths} and num_attention_heads={self.num_attention_heads} differ in length"
+            )
+        if self.hidden_size != self.patch_embeds_hidden_size * 2 ** (stages - 1):
+            raise ValueError(
+                f"hidden_size={self.hidden_size} must be that of the last stage: patch_embeds_hidden_size="
+                f"{self.patch_embeds_hidden_size} doubled {stages - 1} times"
+            )
+        reduction = self.patch_size * 2 ** (stages - 1)
+        if self.spec_size % self.num_mel_bins or self.spec_size % (reduction * ratio):
+            raise ValueError(
+                f"spec_size={self.spec_size} must be a multiple of num_mel_bins={self.num_mel_bins}, and each strip of "
+                f"{self.num_mel_bins} a multiple of {reduction}, patch_size doubled {stages - 1} times"
+            )
+        if self.window_frames > self.spec_size * ratio:
+            raise ValueError(
+                f"max_audio_seconds={self.max_audio_seconds} are {self.window_frames} frames; an image of spec_size="
+                f"{self.spec_size} holds {self.spec_size * ratio}"
+            )
+
+    @property
+    def patch_rows(self) -> int:
+        """Tokens at the same moment, 2 at the defaults."""
+        return self.num_mel_bins // (self.patch_size * 2 ** (len(self.depths) - 1))
+
+
+@strict
+class SlapCnn14Config(SlapWindowedAudioConfig):
+    """CNN14, six blocks of convolutions: the audio tower of CLAP 2022.
+
+    Args:
+        block_sizes: channels of each block; all but the last halve time and frequency.
+        block_dropout: after each block, while training.
+        head_dropout: before and after the last layer, while training.
+        others: see `SlapWindowedAudioConfig`.
+    Raises:
+        ValueError: see `SlapWindowedAudioConfig`.
+    Paper: PANNs (1912.10211), table 1; CLAP (2206.04769), section 3.
+    """
+
+    model_type = "slap_cnn14"
+
+    hidden_size: int = 2048
+    frames_per_second: float = 44_100 / 320
+    max_audio_seconds: float = 5.0
+    block_sizes: list[int] | None = None
+    block_dropout: float = 0.2
+    head_dropout: float = 0.5
+
+    def __post_init__(self, **kwargs: Any):
+        self.block_sizes = self.block_sizes or [64, 128, 256, 512, 1024, 2048]
+        if self.front_end is None:
+            self.front_end = {**_CLAP_FRONT_END, "window_seconds": self.max_audio_seconds}
+        super().__post_init__(**kwargs)
+
+    def validate_sizes(self):
+        if self.block_sizes[-1] != self.hidden_size:
+            raise ValueError(f"the last of block_sizes={self.block_sizes} must be hidden_size={self.hidden_size}")
+        smallest = 2 ** (len(self.block_sizes) - 1)
+        if min(self.num_mel_bins, self.window_frames) < smallest:
+            raise ValueError(
+                f"num_mel_bins={self.num_mel_bins} and the {self.window_frames} frames of a window must be at least "
+                f"{smallest}: {len(self.block_sizes)} blocks halve them {len(self.block_sizes) - 1} times"
+            )
+
+
+@strict
 class SlapDecoderConfig(_StrictConfig):
     """The caption decoder: causal, pre-norm, cross-attending to the dense audio features before pooling.
 
@@ -189,8 +379,11 @@ class SlapConfig(_StrictConfig):
         decoder_config: keywords of `SlapDecoderConfig`, its vocabulary that of the text tower unless said; None
             builds no captioner.
         projection_dim: width of the joint space.
+        projection: from each tower into the joint space: "linear", or "residual_mlp" (CLAP's).
+        projection_dropout: of "residual_mlp".
         text_pooling: "map" (attention pooling), "cls" (first token), "mean", "last" (last real token, for decoders
-            such as GPT-2), "pooler" (the tower's own `pooler_output`).
+            such as GPT-2), "pooler" (the tower's own `pooler_output`), "nonzero" (what CLAP's code does with GPT-2:
+            as many ids as are not 0 are counted, wherever they stand; a "!" in a text shifts it).
         contrastive_kind: "softmax" (InfoNCE), or "sigmoid", which adds a learned bias to the similarities.
         logit_scale_init_value: logarithm of the multiplier of the similarities at the start; None is log(1 / 0.07) for
             "softmax", log(10) for "sigmoid".
@@ -211,6 +404,8 @@ class SlapConfig(_StrictConfig):
     text_config: dict | PreTrainedConfig | None = None
     decoder_config: dict | PreTrainedConfig | bool | None = True
     projection_dim: int = 1024  # A: MS-CLAP, WavCaps
+    projection: str = "linear"  # A
+    projection_dropout: float = 0.5  # MS-CLAP
     text_pooling: str = "map"  # P
     contrastive_kind: str = "softmax"  # P
     logit_scale_init_value: float | None = None  # A: CLIP, SigLIP
@@ -247,9 +442,20 @@ class SlapConfig(_StrictConfig):
         if self.text_pooling not in TEXT_POOLINGS:
             raise ValueError(f"text_pooling={self.text_pooling!r}; accepted are {TEXT_POOLINGS}")
 
+    def validate_projection(self):
+        if self.projection not in PROJECTIONS:
+            raise ValueError(f"projection={self.projection!r}; accepted are {PROJECTIONS}")
+
     def validate_contrastive(self):
         if self.contrastive_kind not in CONTRASTIVE_KINDS:
             raise ValueError(f"contrastive_kind={self.contrastive_kind!r}; accepted are {CONTRASTIVE_KINDS}")
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        if self.projection == "linear":  # files of models without the other do not name it
+            output.pop("projection", None)
+            output.pop("projection_dropout", None)
+        return output
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         # generate() sizes its cache from this: the caption decoder's, not the text tower's
@@ -265,11 +471,22 @@ def _sub_config(value: dict | PreTrainedConfig | None, default_type: str) -> Pre
     keywords = dict(value or {})
     _refuse_kernels(keywords)
     model_type = keywords.pop("model_type", default_type)
-    if model_type == SlapAudioConfig.model_type:
-        return SlapAudioConfig(**keywords)
+    for own in (SlapAudioConfig, SlapHtsatConfig, SlapCnn14Config):
+        if model_type == own.model_type:
+            return own(**keywords)
     if model_type not in CONFIG_MAPPING:
-        raise ValueError(f"model_type={model_type!r} of a tower is not known to transformers")
+        raise ValueError(
+            f"model_type={model_type!r} of a tower is not known to transformers; import the package that defines it, "
+            "or AutoConfig.register its configuration first"
+        )
     return CONFIG_MAPPING[model_type](**keywords)
 
 
-__all__ = ["SlapAudioConfig", "SlapConfig", "SlapDecoderConfig"]
+__all__ = [
+    "SlapAudioConfig",
+    "SlapCnn14Config",
+    "SlapConfig",
+    "SlapDecoderConfig",
+    "SlapHtsatConfig",
+    "SlapWindowedAudioConfig",
+]

@@ -1,16 +1,20 @@
 """The front end: sound in any form to normalised log-mel frames. No learned part, no state, no randomness."""
 
+import random
 from collections.abc import Iterable, Iterator
 from inspect import signature
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BatchFeature, SequenceFeatureExtractor
+from transformers import BatchFeature, PreTrainedConfig, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
 from .audio_slap import load_waveform, stream_waveform
 from .front_end_slap import CHUNK, log_mel_of_frames, log_mel_spectrogram
+
+LONG_AUDIO = ("whole", "center")
+_WINDOW_DEFAULTS = {"mel_rate": None, "window_seconds": None, "long_audio": "whole", "compat": False}
 
 # Keys that transformers itself writes beside the parameters of a saved feature extractor.
 _KEYS_OF_TRANSFORMERS = {"auto_map", "feature_extractor_type", "processor_class", "return_attention_mask"}
@@ -54,6 +58,12 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         patch_frames: frames of one patch of the model; the shortest clip fills one.
         padding_value: of frames added behind shorter clips of a batch, after normalisation: 0 is the mean, not
             silence. The model never reads them; `input_features_mask` is 0 there.
+        mel_rate: Hz, the sampling rate that the mel filters are designed for; None is `sampling_rate`. CLAP 2023's were
+            made for 32 kHz, and hear 44.1 kHz.
+        window_seconds: a waveform shorter than this is repeated up to it, for towers that hear a fixed length.
+        long_audio: of a waveform longer than `window_seconds`: "whole", or "center", its middle alone.
+        compat: do as CLAP's code does: channels are laid end to end instead of averaged, and of a waveform longer than
+            `window_seconds` a part drawn by Python's `random` is heard.
     Raises:
         ValueError: an unknown key, or sizes that do not fit each other.
     Paper: SLAP, section 2 (16 kHz, 25 ms Hann window, 10 ms hop, 64 mels, 16 x 16 patches). Not stated: the mel scale
@@ -78,6 +88,10 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         patch_frames: int = 16,
         padding_value: float = 0.0,
         padding_side: str = "right",
+        mel_rate: int | None = None,
+        window_seconds: float | None = None,
+        long_audio: str = "whole",
+        compat: bool = False,
         **kwargs: Any,
     ):
         unknown = sorted(set(kwargs) - _KEYS_OF_TRANSFORMERS)
@@ -90,11 +104,15 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"hop_length={hop_length} <= win_length={win_length} <= n_fft={n_fft} must hold, and n_fft be even"
             )
-        if not 0 <= mel_low_hz < mel_high_hz <= sampling_rate / 2:
+        if not 0 <= mel_low_hz < mel_high_hz <= (mel_rate or sampling_rate) / 2:
             raise ValueError(
                 f"mel_low_hz={mel_low_hz} and mel_high_hz={mel_high_hz} must lie in order between 0 and half of "
-                f"sampling_rate={sampling_rate}"
+                + (f"mel_rate={mel_rate}" if mel_rate else f"sampling_rate={sampling_rate}")
             )
+        if long_audio not in LONG_AUDIO:
+            raise ValueError(f"long_audio={long_audio!r}; accepted are {LONG_AUDIO}")
+        if window_seconds is None and (compat or long_audio != "whole"):
+            raise ValueError(f"compat={compat} and long_audio={long_audio!r} need window_seconds, a length to cut to")
         if not (log_floor > 0 and std > 0):
             raise ValueError(f"log_floor={log_floor} and std={std} must be positive")
         kwargs["return_attention_mask"] = False  # the name belongs to the text side; ours is input_features_mask
@@ -108,10 +126,30 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         self.mean = mean
         self.std = std
         self.patch_frames = patch_frames
+        self.mel_rate = mel_rate
+        self.window_seconds = window_seconds
+        self.long_audio = long_audio
+        self.compat = compat
         self.window = np.hanning(win_length + 1)[:-1]  # periodic
         self.mel_filters = mel_filter_bank(
-            n_fft // 2 + 1, feature_size, mel_low_hz, mel_high_hz, sampling_rate, norm="slaney", mel_scale="slaney"
+            n_fft // 2 + 1, feature_size, mel_low_hz, mel_high_hz, mel_rate or sampling_rate, "slaney", "slaney"
         )  # (n_fft // 2 + 1, feature_size)
+
+    @classmethod
+    def for_audio_config(cls, config: PreTrainedConfig) -> "SlapFeatureExtractor":
+        """The feature extractor that an audio encoder of this configuration is trained with."""
+        front_end = getattr(config, "front_end", None) or {}
+        return cls(**{"feature_size": config.num_mel_bins, "patch_frames": config.patch_frames, **front_end})
+
+    @property
+    def window_samples(self) -> int:
+        """Samples that shorter waveforms are filled up to; 0 where they are left as they are."""
+        return int((self.window_seconds or 0) * self.sampling_rate)
+
+    @property
+    def _cuts(self) -> bool:
+        """Whether waveforms longer than `window_seconds` are cut."""
+        return self.compat or self.long_audio == "center"
 
     @property
     def min_samples(self) -> int:
@@ -120,6 +158,8 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
 
     def num_frames(self, num_samples: int) -> int:
         """Log-mel frames of a waveform of `num_samples` samples."""
+        if num_samples < self.window_samples or self._cuts:
+            num_samples = self.window_samples
         return 1 + num_samples // self.hop_length
 
     def load(
@@ -129,7 +169,8 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
 
         Args, Raises: see `load_waveform` in `audio_slap.py`. A clip shorter than `min_samples` is an error.
         """
-        return load_waveform(item, self.sampling_rate, sampling_rate, resample, name, self.min_samples)
+        rates = (self.sampling_rate, sampling_rate, resample)
+        return load_waveform(item, *rates, name, self.min_samples, end_to_end=self.compat)
 
     def stream(
         self,
@@ -143,6 +184,8 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
 
         Args, Raises: see `stream_waveform` in `audio_slap.py`. Errors are raised on the way, the last at the end.
         """
+        if self.compat:
+            return iter([self.load(item, sampling_rate, resample, name)])
         rates = (self.sampling_rate, sampling_rate, resample)
         return stream_waveform(item, *rates, name, self.min_samples, block_seconds)
 
@@ -163,6 +206,7 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
                 f"expected a waveform (n,) of at least {self.min_samples} samples at {self.sampling_rate} Hz, got "
                 f"shape {tuple(waveform.shape)}; `load` reads and checks clips of any form"
             )
+        waveform = self._to_window(waveform)
         if isinstance(waveform, torch.Tensor):
             dtype = torch.float32 if waveform.device.type == "mps" else torch.float64
             window = torch.from_numpy(self.window).to(waveform.device, dtype)
@@ -182,6 +226,8 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         Raises:
             ValueError: too short altogether.
         """
+        if self.window_seconds:
+            blocks = self._blocks_to_window(blocks)
         settings = (self.window, self.mel_filters, self.hop_length, self.log_floor)
         half = self.win_length // 2
         pending = np.zeros(0, np.float32)  # the reflected start, and all that a frame to come still needs
@@ -205,6 +251,30 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         pending = np.concatenate([pending, tail[-2::-1]])
         if len(pending) >= self.win_length:
             yield self._normalize(log_mel_of_frames(pending, *settings))
+
+    def _to_window(self, waveform: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
+        """A waveform shorter than `window_seconds` repeated, a longer one cut where that is asked for."""
+        length, wanted = len(waveform), self.window_samples
+        if length < wanted:
+            times = -(-wanted // length)
+            repeated = waveform.repeat(times) if isinstance(waveform, torch.Tensor) else np.tile(waveform, times)
+            return repeated[:wanted]
+        if length == wanted or not self._cuts:
+            return waveform
+        start = random.randrange(length - wanted) if self.compat else (length - wanted) // 2
+        return waveform[start : start + wanted]
+
+    def _blocks_to_window(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """As `_to_window`, of a waveform that comes in blocks; a long one is kept in memory only to be cut."""
+        blocks, kept, length = iter(blocks), [], 0
+        for block in blocks:
+            kept.append(block)
+            length += len(block)
+            if length >= self.window_samples and not self._cuts:
+                break
+        if kept:
+            yield self._to_window(np.concatenate(kept))
+        yield from blocks
 
     def _normalize(self, log_mel: np.ndarray | torch.Tensor) -> np.ndarray | torch.Tensor:
         """In place."""
@@ -271,11 +341,19 @@ class SlapFeatureExtractor(SequenceFeatureExtractor):
         is_array = hasattr(audio, "__array__") or _is_numbers(audio)
         return audio if is_array else self.load(audio)
 
+    @classmethod
+    def from_dict(cls, feature_extractor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers', which overlooks keywords that the file does not name."""
+        return super().from_dict({**_WINDOW_DEFAULTS, **feature_extractor_dict}, **kwargs)
+
     def to_dict(self) -> dict[str, Any]:
         """The parameters, without the arrays computed from them."""
         output = super().to_dict()
         for computed in ("mel_filters", "window"):
             output.pop(computed, None)
+        for name, default in _WINDOW_DEFAULTS.items():  # files of models without a window do not name them
+            if output.get(name) == default:
+                output.pop(name, None)
         return output
 
 

@@ -55,7 +55,8 @@ def audio_windows(columns: int, config: Any, longest: int | None = None) -> list
     Args:
         columns: patch columns of the clip.
         config: a `SlapAudioConfig`, or anything with its fields: states the longest window (`max_audio_seconds`) and
-            the overlap (`window_overlap_seconds`).
+            the overlap (`window_overlap_seconds`). `window_frames` comes first where it has one (towers that hear a
+            fixed length).
         longest: columns of the longest window in place of the configuration's (none for `long_audio="whole"`).
     Returns:
         per window (start, end, start of the part it owns, its end) in patch columns. Windows begin at a fixed
@@ -63,7 +64,9 @@ def audio_windows(columns: int, config: Any, longest: int | None = None) -> list
         the last two stay as they are when the clip goes on.
     """
     per_second = config.frames_per_second / config.patch_frames
-    longest = longest or (columns if config.long_audio == "whole" else int(config.max_audio_seconds * per_second))
+    if longest is None and config.long_audio == "whole":
+        longest = columns
+    longest = longest or getattr(config, "window_frames", None) or int(config.max_audio_seconds * per_second)
     if columns <= longest:
         return [(0, columns, 0, columns)]
     stride = max(1, longest - int(config.window_overlap_seconds * per_second))

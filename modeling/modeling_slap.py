@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, GenerationMixin, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
@@ -34,7 +34,7 @@ from .attention_slap import PackedLayout, UnpackedLayout, packed_attention
 from .configuration_slap import SlapAudioConfig, SlapConfig, SlapDecoderConfig
 from .front_end_slap import audio_windows
 from .losses_slap import at_least_float32, caption_loss, contrastive_loss, sigmoid_contrastive_loss
-from .weights_slap import only_safetensors
+from .weights_slap import only_safetensors, refuse_pickles
 
 logger = logging.get_logger(__name__)
 
@@ -276,6 +276,11 @@ class SlapPreTrainedModel(PreTrainedModel):
         with only_safetensors(peft_model_id, "adapter_model"):
             return super().load_adapter(peft_model_id, *args, **kwargs)
 
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs):
+        refuse_pickles(checkpoint_files)  # of an adapter on the Hub, transformers takes whatever there is
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args, **kwargs):
         super().save_pretrained(save_directory, *args, **kwargs)
         pipelines = Path(__file__).with_name("pipeline_slap.py")
@@ -305,6 +310,55 @@ class SlapPreTrainedModel(PreTrainedModel):
                 init.constant_(module.logit_bias, self.config.logit_bias_init_value)
 
 
+def frames_of_clips(
+    input_features: Tensor, input_features_mask: Tensor | None, clip_frames: list[int] | None, config: PreTrainedConfig
+) -> list[int]:
+    """Frames of each clip of a padded or packed batch, checked; arguments as for `SlapAudioModel.forward`.
+
+    Raises:
+        ValueError: shapes that do not fit, a clip shorter than one patch, padding before sound.
+    """
+    width = config.patch_frames
+    if input_features.shape[-1] != config.num_mel_bins:
+        raise ValueError(
+            f"input_features {tuple(input_features.shape)} must end in {config.num_mel_bins} mel bins; "
+            "was it made by this model's feature extractor?"
+        )
+    if clip_frames is not None:  # packed: (F, M), every clip a whole number of patches
+        frames = [int(n) for n in clip_frames]
+        if input_features.dim() != 2 or sum(frames) != len(input_features) or any(n % width for n in frames):
+            raise ValueError(
+                f"packed input_features {tuple(input_features.shape)} must be (frames, mel bins) with clip_frames "
+                f"that are multiples of {width} and sum to the frames; they sum to {sum(frames)}"
+            )
+    else:  # padded: (B, F, M)
+        if input_features.dim() != 3:
+            raise ValueError(
+                f"input_features must be (clips, frames, mel bins), got {tuple(input_features.shape)}; "
+                "packed clips (frames, mel bins) need clip_frames"
+            )
+        frames = [input_features.shape[1]] * len(input_features)
+        if input_features_mask is not None:
+            if input_features_mask.shape != input_features.shape[:2]:
+                raise ValueError(
+                    f"input_features_mask {tuple(input_features_mask.shape)} must be (clips, frames) "
+                    f"{tuple(input_features.shape[:2])}"
+                )
+            mask = input_features_mask.bool()
+            if (mask[:, 1:] & ~mask[:, :-1]).any():
+                raise ValueError("input_features_mask must mark sound first and padding after it (right padding)")
+            frames = mask.sum(1).tolist()
+    short = [i for i, n in enumerate(frames) if n < width]
+    if short or not frames:
+        what = f"clip {short[0]} has {frames[short[0]]} frames" if short else "the batch has no clip"
+        raise ValueError(f"{what}; a patch needs {width} frames ({width / config.frames_per_second:.2f} s of sound)")
+    return frames
+
+
+# What beside an audio encoder lies in the folders of whole models.
+_NOT_AUDIO = [r"^(slap\.)?(text_|logit_|audio_projection)", r"^(decoder|lm_head|prototype_head|classifier)\b"]
+
+
 class SlapAudioModel(SlapPreTrainedModel):
     """The audio encoder: clips of any duration in, dense features and one pooled feature per clip out.
 
@@ -318,7 +372,7 @@ class SlapAudioModel(SlapPreTrainedModel):
     config_class = SlapAudioConfig
     base_model_prefix = "slap.audio_model"
     input_modalities = ("audio",)
-    _keys_to_ignore_on_load_unexpected = [r"^(slap\.)?(text_|logit_|audio_projection)", r"^(decoder|lm_head|prototype_head|classifier)\b"]  # fmt: skip # noqa: E501
+    _keys_to_ignore_on_load_unexpected = _NOT_AUDIO
 
     def __init__(self, config: SlapAudioConfig):
         super().__init__(config)
@@ -347,41 +401,7 @@ class SlapAudioModel(SlapPreTrainedModel):
         """
         config = self.config
         width, rows = config.patch_frames, config.patch_rows
-        if input_features.shape[-1] != config.num_mel_bins:
-            raise ValueError(
-                f"input_features {tuple(input_features.shape)} must end in {config.num_mel_bins} mel bins; "
-                "was it made by this model's feature extractor?"
-            )
-        if clip_frames is not None:  # packed: (F, M), every clip a whole number of patches
-            frames = [int(n) for n in clip_frames]
-            if input_features.dim() != 2 or sum(frames) != len(input_features) or any(n % width for n in frames):
-                raise ValueError(
-                    f"packed input_features {tuple(input_features.shape)} must be (frames, mel bins) with clip_frames "
-                    f"that are multiples of {width} and sum to the frames; they sum to {sum(frames)}"
-                )
-        else:  # padded: (B, F, M)
-            if input_features.dim() != 3:
-                raise ValueError(
-                    f"input_features must be (clips, frames, mel bins), got {tuple(input_features.shape)}; "
-                    "packed clips (frames, mel bins) need clip_frames"
-                )
-            frames = [input_features.shape[1]] * len(input_features)
-            if input_features_mask is not None:
-                if input_features_mask.shape != input_features.shape[:2]:
-                    raise ValueError(
-                        f"input_features_mask {tuple(input_features_mask.shape)} must be (clips, frames) "
-                        f"{tuple(input_features.shape[:2])}"
-                    )
-                mask = input_features_mask.bool()
-                if (mask[:, 1:] & ~mask[:, :-1]).any():
-                    raise ValueError("input_features_mask must mark sound first and padding after it (right padding)")
-                frames = mask.sum(1).tolist()
-        short = [i for i, n in enumerate(frames) if n < width]
-        if short or not frames:
-            what = f"clip {short[0]} has {frames[short[0]]} frames" if short else "the batch has no clip"
-            raise ValueError(
-                f"{what}; a patch needs {width} frames ({width / config.frames_per_second:.2f} s of sound)"
-            )
+        frames = frames_of_clips(input_features, input_features_mask, clip_frames, config)
         columns = [n // width for n in frames]
 
         x = self._cut(input_features)
@@ -536,7 +556,49 @@ def pool_windows(pooled: Tensor, owned: list[int], clip_of_window: list[int]) ->
     return share.to(pooled.dtype).to(pooled.device) @ pooled
 
 
+def audio_tower_class(config: PreTrainedConfig) -> type[SlapPreTrainedModel]:
+    """The audio encoder of a configuration: SLAP's, one of CLAP's, or one registered with `AutoModel`."""
+    from .cnn14_slap import SlapCnn14Model  # they build on this file
+    from .htsat_slap import SlapHtsatModel
+    from .windowed_slap import SlapWindowedAudioModel
+
+    for own in (SlapAudioModel, SlapHtsatModel, SlapCnn14Model):
+        if config.model_type == own.config_class.model_type:  # code beside weights may be loaded twice: not by class
+            return own
+    found = MODEL_MAPPING.get(type(config), None)
+    if not isinstance(found, type) or not issubclass(found, SlapWindowedAudioModel):
+        raise ValueError(
+            f"{type(config).__name__} (model_type={config.model_type!r}) is not the configuration of an audio encoder "
+            "of SLAP; derive the encoder from SlapWindowedAudioModel and call AutoModel.register(its configuration, it)"
+        )
+    return found
+
+
 # ------------------------------------------------------------------------------------------------ joint space
+
+
+class SlapResidualProjection(nn.Module):
+    """CLAP's way into the joint space: a linear layer, and what an MLP adds to it.
+
+    Paper: CLAP 2023's code (`Projection`); its weights fit by name.
+    """
+
+    def __init__(self, in_features: int, out_features: int, dropout: float):
+        super().__init__()
+        self.linear1 = nn.Linear(in_features, out_features, bias=False)
+        self.linear2 = nn.Linear(out_features, out_features, bias=False)
+        self.layer_norm = nn.LayerNorm(out_features)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        straight = self.linear1(pooled)
+        return self.layer_norm(straight + self.dropout(self.linear2(F.gelu(straight))))
+
+
+def _projection(width: int, config: SlapConfig) -> nn.Module:
+    if config.projection == "residual_mlp":
+        return SlapResidualProjection(width, config.projection_dim, config.projection_dropout)
+    return nn.Linear(width, config.projection_dim, bias=False)
 
 
 class FromTowersMixin:
@@ -556,7 +618,8 @@ class FromTowersMixin:
         if isinstance(audio, PreTrainedConfig):
             config_kwargs["audio_config"] = audio
         elif audio is not None:
-            config_kwargs["audio_config"] = SlapAudioConfig.from_pretrained(audio)
+            audio_config = AutoConfig.from_pretrained(audio)
+            config_kwargs["audio_config"] = getattr(audio_config, "audio_config", audio_config)
         if text is not None:
             text_config = AutoConfig.from_pretrained(text)
             config_kwargs["text_config"] = text_config
@@ -565,7 +628,7 @@ class FromTowersMixin:
         model = cls(SlapConfig(**config_kwargs))
         base = model.slap if isinstance(model, SlapForPreTraining) else model
         if isinstance(audio, str):
-            base.audio_model = SlapAudioModel.from_pretrained(audio)
+            base.audio_model = type(base.audio_model).from_pretrained(audio)
         if text is not None:
             tower = AutoModel.from_pretrained(text, dtype=base.logit_scale.dtype)  # not the dtype it was saved in
             base.text_model = _without_unused_pooler(tower, model.config)
@@ -610,14 +673,14 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     def __init__(self, config: SlapConfig):
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
-        self.audio_model = SlapAudioModel(audio)
+        self.audio_model = audio_tower_class(audio)(audio)
         self.text_model = _without_unused_pooler(AutoModel.from_config(text), config)
         self.text_pooler = None
         if config.text_pooling == "map":
             ratio, eps = 4, 1e-6  # as on the audio side
             self.text_pooler = SlapAttentionPooling(text.hidden_size, text.num_attention_heads, ratio, eps)
-        self.audio_projection = nn.Linear(audio.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(text.hidden_size, config.projection_dim, bias=False)
+        self.audio_projection = _projection(audio.hidden_size, config)
+        self.text_projection = _projection(text.hidden_size, config)
         self.logit_scale = nn.Parameter(torch.tensor([config.logit_scale_init_value]))  # (1,): FSDP2 refuses scalars
         self.logit_bias = None
         if config.contrastive_kind == "sigmoid":
@@ -659,14 +722,14 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
         """
         segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         output = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **segments)
-        pooled = self._pool_text(output, attention_mask)
+        pooled = self._pool_text(output, input_ids, attention_mask)
         return BaseModelOutputWithPooling(
             last_hidden_state=output.last_hidden_state,
             pooler_output=_unit(self.text_projection(pooled)),
             hidden_states=output.hidden_states,
         )
 
-    def _pool_text(self, output: ModelOutput, attention_mask: Tensor | None) -> Tensor:
+    def _pool_text(self, output: ModelOutput, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         kind, hidden = self.config.text_pooling, output.last_hidden_state
         if kind == "map":
             return self.text_pooler(hidden, None if attention_mask is None else attention_mask.bool())
@@ -674,6 +737,8 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
             return hidden[:, 0]
         if kind == "pooler":
             return output.pooler_output
+        if kind == "nonzero":
+            return hidden[torch.arange(len(hidden), device=hidden.device), (input_ids != 0).sum(1) - 1]
         if attention_mask is None:
             attention_mask = torch.ones(hidden.shape[:2], dtype=torch.long, device=hidden.device)
         if kind == "last":
@@ -744,8 +809,8 @@ class SlapAudioModelWithProjection(AudioFeaturesMixin, SlapPreTrainedModel):
 
     def __init__(self, config: SlapConfig):
         super().__init__(config)
-        self.audio_model = SlapAudioModel(config.audio_config)
-        self.audio_projection = nn.Linear(config.audio_config.hidden_size, config.projection_dim, bias=False)
+        self.audio_model = audio_tower_class(config.audio_config)(config.audio_config)
+        self.audio_projection = _projection(config.audio_config.hidden_size, config)
         self.post_init()
 
     def forward(
@@ -943,7 +1008,7 @@ class SlapAudioTower(SlapPreTrainedModel):
 
     def __init__(self, config: SlapConfig):
         super().__init__(config)
-        self.audio_model = SlapAudioModel(config.audio_config)
+        self.audio_model = audio_tower_class(config.audio_config)(config.audio_config)
         self.post_init()
 
 
@@ -968,6 +1033,11 @@ class SlapForAudioCaptioning(SlapPreTrainedModel, GenerationMixin):
         self.decoder = SlapCaptionDecoder(config.decoder_config)
         self.lm_head = nn.Linear(config.decoder_config.hidden_size, config.decoder_config.vocab_size, bias=False)
         self.post_init()
+
+    @property
+    def longest_caption(self) -> int:
+        """In tokens, with the end."""
+        return self.config.decoder_config.max_position_embeddings
 
     def get_encoder(self, modality: str | None = None) -> nn.Module:
         return self.slap.audio_model
@@ -1077,10 +1147,13 @@ class SlapForPreTraining(FromTowersMixin, SlapPreTrainedModel):
         super().__init__(config)
         self.slap = SlapModel(config)
         self.decoder = self.lm_head = None
-        if config.decoder_config is not None:
+        if config.decoder_config is None:
+            self._tied_weights_keys = {}  # of this model alone: it has no captioner
+        else:
             self.decoder = SlapCaptionDecoder(config.decoder_config)
             self.lm_head = nn.Linear(config.decoder_config.hidden_size, config.decoder_config.vocab_size, bias=False)
-        self.prototype_head = SlapPrototypeHead(config)
+        has_mask_token = hasattr(self.slap.audio_model, "mask_token")
+        self.prototype_head = SlapPrototypeHead(config) if has_mask_token else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

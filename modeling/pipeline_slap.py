@@ -62,8 +62,8 @@ class AudioCaptioningPipeline(_AudioPipeline):
     def _forward(self, features: dict, **generate_kwargs: Any) -> dict[str, Tensor]:
         settings = {**self.model.generation_config.to_diff_dict(), **generate_kwargs}
         if not {"max_length", "max_new_tokens", "generation_config"} & settings.keys():
-            # A caption ends by itself; the decoder's positions are the only bound. generate() would stop at 20 tokens.
-            generate_kwargs["max_length"] = self.model.config.decoder_config.max_position_embeddings
+            # A caption ends by itself; the model's limit is the only bound. generate() would stop at 20 tokens.
+            generate_kwargs["max_length"] = self.model.longest_caption
         tokens = self.model.generate(**features, **generate_kwargs)
         return {"tokens": tokens.unflatten(0, (len(features["input_features"]), -1))}  # (clips, captions, length)
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,17 @@ def only_safetensors(source: str | os.PathLike | None, stem: str = "model", **ke
         if "use_safetensors=True" in str(error):  # transformers, of a repository
             raise WeightsError(f"{str(source)!r} has no {stem}.safetensors; {_CONVERT}") from error
         raise
+
+
+def refuse_pickles(paths: Iterable[str | os.PathLike] | None) -> None:
+    """Files that are about to be read must be safetensors by their names.
+
+    Raises:
+        WeightsError: one is not.
+    """
+    for path in paths or ():
+        if Path(path).suffix in PICKLES:
+            raise WeightsError(f"{str(path)!r} is a pickle; {_CONVERT}")
 
 
 def what_is_wrong(path: str | os.PathLike, error: Exception) -> str:

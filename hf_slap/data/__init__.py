@@ -27,7 +27,7 @@ from .records import Caption, Record, RecordError, validate
 from .sampling import SOURCE_WEIGHTS, clip_times, epoch_order, epoch_orders, take_fraction
 from .shards import read_manifest, read_records, read_rows, verify
 from .text_rules import clean_text
-from .tokenizer import train_tokenizer
+from .tokenizer import end_texts, train_tokenizer
 from .trainer import TrainerCollator
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "change_speed",
     "clean_text",
     "clip_times",
+    "end_texts",
     "epoch_order",
     "epoch_orders",
     "equalize",

@@ -16,8 +16,9 @@ def spec_augment(
     max_frames: int = 64,
     freq_masks: int = 2,
     max_bins: int = 8,
+    value: float = 0.0,
 ) -> np.ndarray:
-    """Log-mel with stripes of time and of frequency set to 0, the mean of normalised features.
+    """Log-mel with stripes of time and of frequency set to one value.
 
     Args:
         features: (T, M), normalised.
@@ -27,6 +28,7 @@ def spec_augment(
         max_frames: widths are uniform from 0 to this, but all time stripes together mask at most half of the clip.
         freq_masks: frequency stripes, whatever the length.
         max_bins: widths are uniform from 0 to this, but all frequency stripes together mask at most half of the bins.
+        value: that of the stripes; 0 is the mean of normalised features.
     Returns:
         (T, M), a copy.
     Raises:
@@ -43,9 +45,9 @@ def spec_augment(
     frames, bins = features.shape
     stripes = max(1, round(time_masks * frames / FRAMES_PER_STRIPE_COUNT)) if time_masks else 0
     for start, stop in _stripes(rng, frames, stripes, max_frames):
-        features[start:stop] = 0.0
+        features[start:stop] = value
     for start, stop in _stripes(rng, bins, freq_masks, max_bins):
-        features[:, start:stop] = 0.0
+        features[:, start:stop] = value
     return features
 
 

@@ -222,6 +222,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             settings.max_time_mask_frames,
             settings.freq_masks,
             settings.max_freq_mask_bins,
+            self.feature_extractor.padding_value,
         )
         return TrainingClip(
             id=row["id"],
@@ -240,7 +241,7 @@ class PretrainDataset(torch.utils.data.Dataset):
     def silence(self) -> TrainingClip:
         """One patch column of silence, nothing of it masked: stands in for the clips of a batch that are all broken."""
         settings, bins = self.settings, self.feature_extractor.feature_size
-        features = np.zeros((settings.patch_frames, bins), dtype=np.float32)
+        features = np.full((settings.patch_frames, bins), self.feature_extractor.padding_value, dtype=np.float32)
         return TrainingClip(
             id="",
             caption="silence",

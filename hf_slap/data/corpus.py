@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 CAPTION_COLUMNS = ("captions", "caption", "text")
 _ACCEPTED = (
     "accepted are .parquet files (one, a list, or a glob), a folder (parquet files, sound files with a metadata.csv or "
-    "metadata.jsonl, or `save_to_disk`), and a dataset id on the Hub"
+    "metadata.jsonl, WebDataset tars, or `save_to_disk`), and a dataset id on the Hub"
 )
 _MOST_LISTED = 50
 _TABLES = {"metadata.csv": "csv", "metadata.jsonl": "json"}
@@ -49,8 +49,9 @@ def load_corpus(
     and listed in the log.
 
     Args:
-        source: a parquet file, several, or a glob; a folder, what `prepare` writes too; a dataset id on the Hub; a
-            dataset already open; or a list of any of these, joined in this order with the columns they share.
+        source: a parquet file, several, or a glob; a folder, what `prepare` writes and WebDataset tars too; a dataset
+            id on the Hub; a dataset already open; or a list of any of these, joined in this order with the columns they
+            share.
         split: which split, slices such as "train[:100]" too. Needed only where there are several. Files given by name
             are all of them the split "train".
         audio_column: default: the column of type Audio, else the one named "audio".
@@ -73,7 +74,9 @@ def load_corpus(
         corpora = [load_corpus(item, split, cache_dir=cache_dir, **keywords) for item in source]
         return join_corpora(corpora, [str(item) if isinstance(item, str | os.PathLike) else "" for item in source])
     where = "the corpus" if isinstance(source, Dataset | DatasetDict) else f"corpus {source!r}"
-    corpus = unpack_webdataset(_open(source, split, name, revision, cache_dir).with_format(None))
+    corpus = _open(source, split, name, revision, cache_dir).with_format(None)
+    if not {audio_column, caption_column} & set(corpus.column_names):  # else they name columns of the tars themselves
+        corpus = unpack_webdataset(corpus)
     if len(corpus) == 0:
         raise ValueError(f"{where} has no rows")
     if is_record_corpus(corpus) and audio_column is None and caption_column is None:

@@ -48,14 +48,25 @@ def open_corpus_folder(folder: Path, split: str | None, cache_dir: str | os.Path
 
 
 def unpack_webdataset(corpus: Dataset) -> Dataset:
-    """The columns of records, where a dataset is what `datasets` makes of our tars ("json" and one for the sound)."""
+    """Columns as tables have them, where a dataset is what `datasets` makes of tars of clips.
+
+    The sound becomes "audio", the fields of "json" become columns, and where these have none, "txt" is the "caption"
+    and "__key__" the "id".
+    """
     sounds = [name for name, feature in corpus.features.items() if isinstance(feature, Audio)]
-    if not {"__key__", "json"} <= set(corpus.column_names) or len(sounds) != 1:
+    if "__key__" not in corpus.column_names or len(sounds) != 1:
         return corpus
-    facts = corpus.select_columns(["json"]).flatten()
-    facts = facts.rename_columns({name: name.removeprefix("json.") for name in facts.column_names})
-    sound = corpus.select_columns(sounds).rename_column(sounds[0], "audio")
-    return concatenate_datasets([sound.cast_column("audio", Audio(decode=False)), facts], axis=1)
+    parts = [corpus.select_columns(sounds).rename_column(sounds[0], "audio").cast_column("audio", Audio(decode=False))]
+    fields: list[str] = []
+    if isinstance(corpus.features.get("json"), dict):
+        facts = corpus.select_columns(["json"]).flatten()
+        facts = facts.rename_columns({name: name.removeprefix("json.") for name in facts.column_names})
+        fields = [name for name in facts.column_names if name != "audio"]
+        parts.append(facts.select_columns(fields))
+    for name, called in (("__key__", "id"), ("txt", "caption")):
+        if name in corpus.column_names and called not in fields:
+            parts.append(corpus.select_columns([name]).rename_column(name, called))
+    return concatenate_datasets(parts, axis=1)
 
 
 def is_record_corpus(corpus: Dataset) -> bool:

@@ -150,7 +150,7 @@ class Record:
             fields = [field.name for field in dataclasses.fields(Caption)]
             raise RecordError(name, "captions", row["captions"], f"a list of {fields}") from None
         segment = row["segment"]
-        if segment is not None and segment["start"] is None and segment["end"] is None:
+        if segment == {"start": None, "end": None}:
             segment = None  # what some readers make of a null struct
         return cls(**{**row, "captions": captions, "segment": segment})
 
@@ -177,7 +177,9 @@ def validate(record: Record, prepared: bool = True) -> Record:
     rate = record.sampling_rate
     known = isinstance(rate, int) and not isinstance(rate, bool) and rate > 0
     check("sampling_rate", known or (rate is None and not prepared), "a whole number of Hz above 0")
-    _check_span(check, "segment", record.segment and (record.segment.get("start"), record.segment.get("end")))
+    if record.segment is not None:
+        both = isinstance(record.segment, dict) and set(record.segment) == {"start", "end"}
+        _check_span(check, "segment", (record.segment["start"], record.segment["end"]) if both else ())
     if record.cut is not None:
         check("cut", not prepared, "None once the clip has been cut")
         _check_span(check, "cut", record.cut)
@@ -250,11 +252,9 @@ def _check_audio(record: Record, check) -> None:
     check("audio", content is not None or path is not None, "bytes, a path, or both", came)
 
 
-def _check_span(check, field: str, span: tuple | None) -> None:
-    if span is not None:
-        start, end = span
-        fine = _is_number(start) and _is_number(end) and 0 <= start < end < math.inf
-        check(field, fine, "start and end in seconds, 0 <= start < end, or None")
+def _check_span(check, field: str, span: tuple) -> None:
+    fine = isinstance(span, tuple | list) and len(span) == 2 and all(map(_is_number, span))
+    check(field, fine and 0 <= span[0] < span[1] < math.inf, "start and end in seconds, 0 <= start < end, or None")
 
 
 def _check_caption(check, field: str, caption: Caption) -> None:

@@ -58,3 +58,34 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int = 2048, max_length:
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
     )
+
+
+def end_texts(tokenizer: PreTrainedTokenizerFast, tokens: list[str] | None = None) -> PreTrainedTokenizerFast:
+    """Lets every text end with an end token, for text towers whose last token speaks for the text (GPT-2).
+
+    Args:
+        tokenizer: changed in place, and saved with the change. One without a padding token pads with its end token,
+            which the attention mask hides.
+        tokens: what ends a text; default: the tokenizer's eos, else its sep. CLAP 2023 has a space before the end:
+            ["Ġ", "<|endoftext|>"].
+    Returns:
+        the tokenizer; as it came if its texts end like this already.
+    Raises:
+        ValueError: no end token, one that it does not know, or a tokenizer that puts other tokens around a text.
+    """
+    name, vocabulary = f"the tokenizer of {tokenizer.name_or_path!r}", tokenizer.get_vocab()
+    tokens = tokens or [token for token in (tokenizer.eos_token, tokenizer.sep_token) if token][:1]
+    if not tokens or set(tokens) - vocabulary.keys():
+        raise ValueError(f"{name} cannot end texts with {tokens or 'an eos token'}: it does not know it; pass tokens=")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokens[-1]
+    ids = [vocabulary[token] for token in tokens]
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    if whole[-len(ids) :] == ids:
+        return tokenizer
+    if whole != bare:
+        raise ValueError(f"{name} puts {tokenizer.convert_ids_to_tokens(whole)} around a text, not {tokens} behind it")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=["$A", *tokens], special_tokens=list(zip(tokens, ids, strict=True))
+    )
+    return tokenizer

@@ -1,9 +1,11 @@
 import csv
+import io
 import json
 import logging
 import re
 import shutil
 import sys
+import tarfile
 
 import datasets
 import pyarrow.parquet as pq
@@ -265,3 +267,23 @@ def test_a_folder_with_a_table_is_read_without_torchcodec(wav, tmp_path, monkeyp
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "0.wav", "captions": ["one", "two"]}\n')
     corpus = load_corpus(tmp_path, cache_dir=tmp_path / "cache")
     assert (corpus[0]["captions"], corpus[0]["duration"]) == (["one", "two"], 0.5)
+
+
+def test_tars_of_sound_with_text_or_json_beside_it_are_a_corpus(wav, tmp_path):
+    folder = tmp_path / "tars"
+    folder.mkdir()
+    with tarfile.open(folder / "clips-000.tar", "w") as tar:
+        for number, text in enumerate(("one", "two")):
+            facts = json.dumps({"text": [text, "again"], "place": "here"}).encode()
+            for suffix, content in (("wav", wav(0.5 + number)), ("json", facts), ("txt", b"from the txt")):
+                member = tarfile.TarInfo(f"clips/{number}.{suffix}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    corpus = load_corpus(folder, cache_dir=tmp_path / "cache")
+    assert corpus.column_names == ["id", "audio", "captions", "duration", "source", "text", "place"]
+    assert (corpus["id"][:], corpus["duration"][:]) == (["clips/0", "clips/1"], [0.5, 1.5])
+    assert corpus["captions"][:] == [["from the txt"]] * 2
+    named = load_corpus(folder, caption_column="text", cache_dir=tmp_path / "cache")
+    assert named["captions"][:] == [["one", "again"], ["two", "again"]]
+    named = load_corpus(folder, caption_column="txt", audio_column="wav", cache_dir=tmp_path / "cache")
+    assert named["captions"][:] == [["from the txt"]] * 2 and named["audio"][0]["bytes"] == wav(0.5)

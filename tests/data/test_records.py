@@ -54,6 +54,9 @@ def test_a_record_goes_through_a_table_unchanged():
         ({"duration": None}, "duration"),
         ({"sampling_rate": 16_000.0}, "sampling_rate"),
         ({"segment": {"start": 5.0, "end": 2.5}}, "segment"),
+        ({"segment": {"start": 5.0}}, "segment"),
+        ({"segment": True}, "segment"),
+        ({"segment": ""}, "segment"),
         ({"captions": []}, "captions"),
         ({"captions": ["A bird sings"]}, "captions"),
         ({"captions": [Caption("\n")]}, "captions[0].text"),
@@ -95,6 +98,9 @@ def test_columns_that_are_not_the_schemas_are_refused():
         Record.from_row({**row, "caption": "x"})
     with pytest.raises(RecordError, match="captions"):
         Record.from_row({**row, "captions": [{"words": "x"}]})
+    for wrong in (True, {}, [0.0, 1.0]):
+        with pytest.raises(RecordError, match="segment"):
+            validate(Record.from_row({**row, "segment": wrong}))
 
 
 def test_a_file_of_another_version_is_refused():

@@ -204,6 +204,26 @@ def test_captioning_learns_and_shows_what_it_writes(given, tmp_path, capsys):
     assert isinstance(caption(torch.zeros(8000).numpy(), sampling_rate=16_000)[0]["generated_text"], str)
 
 
+def test_a_captioner_behind_a_prefix_learns_and_then_its_mapper_alone(given, tmp_path):
+    sizes = "prefix={prefix_tokens: 5, projected_tokens: 3, mapper_layers: 1, mapper_heads: 2, max_caption_tokens: 19}"
+    writer = "language_model={n_embd: 20, n_layer: 1, n_head: 2, n_positions: 29, initializer_range: 0.3}"
+    first, second = tmp_path / "first", tmp_path / "second"
+    more = ["epochs=10", "validate_every=10", "learning_rate=1e-2", "write_clips=2"]
+    run("captioning", *given, writer, sizes, *more, f"run_folder={first}", r"frozen=['^slap\.']")
+    scores = validations(first)
+    assert scores[-1]["loss"] < scores[0]["loss"] - 0.5
+    parts = {(row["part"], row["state"]) for row in json.loads((first / "start.json").read_text())["parts"]}
+    assert {("audio_model", "loaded"), ("mapper", "new"), ("language_model", "new"), ("decoder", "left out")} <= parts
+
+    frozen = r"frozen=['^slap\.', '^language_model\.']"
+    run("captioning", *given, *more, f"model={first / 'model'}", f"run_folder={second}", frozen)
+    assert losses(second)[-1] < losses(second)[0]
+    before, after = (load_file(folder / "model" / "model.safetensors") for folder in (first, second))
+    assert {name for name in before if not torch.equal(before[name], after[name])} == {
+        name for name in before if name.startswith("mapper.")
+    }
+
+
 # -------------------------------------------------------------------------------------------------- classification
 def test_full_fine_tuning_learns_two_classes(given, clips, tmp_path):
     folder = tmp_path / "run"
@@ -397,8 +417,11 @@ def test_a_label_that_no_training_clip_has(given, clips, tmp_path):
         run("classification", *given, *split, f"run_folder={tmp_path}")
 
 
-@pytest.mark.parametrize("name", ["retrieval", "captioning", "classification"])
-def test_the_shipped_configurations_load(name):
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [(name, name) for name in ("retrieval", "captioning", "classification")] + [("captioning", "prefix_captioning")],
+)
+def test_the_shipped_configurations_load(name, file):
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"finetune_{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -406,7 +429,7 @@ def test_the_shipped_configurations_load(name):
         c for c in vars(module).values()
         if isinstance(c, type) and issubclass(c, FinetuneConfig) and c is not FinetuneConfig
     )  # fmt: skip
-    path = ROOT / "examples" / "configs" / f"finetune_{name}.yaml"
+    path = ROOT / "examples" / "configs" / f"finetune_{file}.yaml"
     config = config_class.load(path, ["lora.r=4"])
     assert config.lora["r"] == 4
     assert config_class(**yaml.safe_load(config.to_yaml())) == config

@@ -273,8 +273,8 @@ def test_integers_kept_as_floating_point_are_refused():
 
 @pytest.mark.parametrize(
     "other",
-    [None, 5, "", object(), np.zeros(4000, np.uint8), np.zeros(4000, complex), ["a", "b"], {"text": "a dog"}, {},
-     {"bytes": None, "path": None}, [[0.0], [0.0, 1.0]]],
+    [None, 5, "", object(), io.BytesIO(b"RIFF"), np.zeros(4000, np.uint8), np.zeros(4000, complex), ["a", "b"],
+     {"text": "a dog"}, {}, {"bytes": None, "path": None}, [[0.0], [0.0, 1.0]]],
 )  # fmt: skip
 def test_what_is_no_clip_is_refused(other):
     with pytest.raises(AudioError):

@@ -90,6 +90,20 @@ def test_an_adapter_comes_from_safetensors_too(tiny_folder, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_an_adapter_of_the_hub_that_is_a_pickle_is_not_opened_either(tiny_folder, tmp_path):
+    commit = "0" * 40
+    snapshot = tmp_path / "models--org--evil" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--org--evil" / "refs").mkdir()
+    (tmp_path / "models--org--evil" / "refs" / "main").write_text(commit)
+    (snapshot / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["o_proj"]}')
+    (snapshot / "adapter_model.bin").write_bytes(pickle.dumps(Evil(tmp_path / "ran")))
+    model = hf_slap.SlapModel.from_pretrained(tiny_folder)
+    with pytest.raises(WeightsError, match="adapter_model.bin' is a pickle; .* so it was not opened"):
+        model.load_adapter("org/evil", adapter_kwargs={"cache_dir": str(tmp_path), "local_files_only": True})
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_part_of_sharded_weights_that_is_cut_short_is_named(tiny_folder, tmp_path):
     hf_slap.SlapForPreTraining.from_pretrained(tiny_folder).save_pretrained(tmp_path, max_shard_size="100KB")
     parts = sorted(tmp_path.glob("model-*.safetensors"))

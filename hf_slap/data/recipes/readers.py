@@ -86,7 +86,8 @@ def webdataset(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """
     try:
         yield from _tar_clips(path)
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as problem:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, TypeError) as problem:
+        # TypeError: tarfile's, of a gzip header that ends too early
         raise ValueError(f"{path} is no tar file, or is cut off: {problem}") from None
 
 
