@@ -32,6 +32,7 @@ COMMANDS = {
     "train": ("work", "Pretrain or fine-tune as a configuration file says.", MODELS),
     "export": ("publish", "Make the folder of a model that goes to the Hub, and check it.", MODELS),
     "push": ("publish", "Upload that folder in one commit.", MODELS),
+    "convert": ("convert", "Turn a published CLAP checkpoint into a folder of safetensors.", MODELS),
 }
 
 _VALUES = {str: "TEXT", int: "NUMBER", float: "NUMBER", Path: "PATH"}
@@ -43,7 +44,10 @@ EXAMPLES = """Examples:
 
 
 class _Plain:
-    """Help in which values are called as people call them, and flags have none."""
+    """Help in which arguments and values are called as people call them, and flags have none."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [re.sub("[{}]", "", piece).upper() for piece in super().collect_usage_pieces(ctx)]
 
     def get_params(self, ctx: Any) -> list:
         params = super().get_params(ctx)
@@ -152,7 +156,8 @@ def _help(text: str) -> str:
     """Help whose paragraphs are wrapped to the screen, and whose examples keep their lines."""
     words, found, examples = text.replace("[", r"\[").partition("\nExamples:\n")
     words = re.sub(r"(?<!\n)\n(?!\n)", " ", words.strip())
-    return f"{words}\n\n\b[bold]Examples[/bold]\n{examples}" if found else words
+    lines = "\n".join(f"[cyan]{line}[/cyan]" for line in examples.splitlines())  # the mark keeps the line's indent
+    return f"{words}\n\n\b[bold]Examples[/bold]\n{lines}" if found else words
 
 
 def _type_of(function: Any, name: str) -> Any:
