@@ -174,7 +174,7 @@ class Judge:
     def write(self, captioner: SlapForAudioCaptioning, tokenizer) -> list[str]:
         """The greedy caption of every held-out clip."""
         written = [""] * len(self.held_out)
-        longest = captioner.config.decoder_config.max_position_embeddings
+        longest = captioner.longest_caption
         for rows, inputs in self._batches(self.held_out, False):
             tokens = captioner.generate(**inputs, max_length=longest)
             for row, text in zip(rows, tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True):

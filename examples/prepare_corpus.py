@@ -3,6 +3,7 @@
     python examples/prepare_corpus.py corpora/mine \\
         --source clotho=downloads/clotho --source package:ours=examples/data/train.parquet \\
         --evaluation esc50=downloads/esc50
+    python examples/prepare_corpus.py corpora/clap --config examples/configs/clap_2023_corpus.yaml --skip-missing
     python examples/prepare_corpus.py --list          # the recipes; --list clotho says where to get it
     python examples/prepare_corpus.py --describe corpora/mine/corpus      # only its datasheet and card, anew
 
@@ -15,6 +16,8 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import yaml
 
 from hf_slap.data import PrepareSettings, SoundSettings, prepare, push_to_hub, write_card
 from hf_slap.data.corpora_index import index_corpora
@@ -85,6 +88,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("folder", type=Path, nargs="?", help="where everything goes")
+    add("--config", type=Path, metavar="YAML", help="the options below by name, such as source: {clotho: a/folder}")
+    add("--skip-missing", action="store_true", help="do without sources and sets that have no folder, and say which")
     add("--source", action="append", default=[], type=named_source, metavar="RECIPE[:NAME]=FOLDER")
     add(
         "--evaluation", action="append", default=[], type=named_path, metavar="SET=FOLDER", help="clips not to train on"
@@ -108,6 +113,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--describe", action="store_true", help="the folder is a finished corpus: only write its datasheet and card")
     add("--list", nargs="?", const="", metavar="RECIPE", help="show the recipes, or how to get one source")
     parsed = parser.parse_args(arguments)
+    if parsed.config:
+        parser.set_defaults(**options(parser, parsed.config))
+        parsed = parser.parse_args(arguments)
+    if parsed.skip_missing:
+        skip_missing(parsed)
     if parsed.list is None and (parsed.folder is None or not (parsed.source or parsed.describe)):
         parser.error("a folder and at least one --source are needed; --list shows the recipes")
     if parsed.folder:
@@ -120,6 +130,42 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if len(set(names)) < len(names):
         parser.error(f"sources are called {names}; give each a name of its own, RECIPE:NAME=FOLDER")
     return parsed
+
+
+def options(parser: argparse.ArgumentParser, path: Path) -> dict:
+    """What a YAML file sets; what the command line says goes before it, or is added to it."""
+    values = yaml.safe_load(path.read_text()) or {}
+    known = {
+        "source",
+        "evaluation",
+        *(name for name in vars(parser.parse_args([])) if name not in ("config", "folder")),
+    }
+    if unknown := sorted(set(values) - known):
+        parser.error(f"{path}: unknown keys {unknown}; known keys are {sorted(known)}")
+    for name, read in (("source", named_source), ("evaluation", named_path)):
+        try:
+            values[name] = [read(f"{key}={folder}") for key, folder in values.get(name, {}).items()]
+        except argparse.ArgumentTypeError as problem:
+            parser.error(f"{path}: {name}: {problem}")
+    return values
+
+
+def skip_missing(parsed: argparse.Namespace) -> None:
+    """Takes sources and evaluation sets that have no folder off the list; prints which, and keeps that with the other
+    reports."""
+    lines = []
+    for recipe, name, folder in parsed.source:
+        if not folder.expanduser().exists():
+            lines.append(f"source {name} is not in {str(folder)!r}. {RECIPES[recipe].how_to_get}")
+    for name, folder in parsed.evaluation:
+        if not folder.expanduser().exists():
+            lines.append(f"evaluation set {name} is not in {str(folder)!r}; nothing is filtered for it")
+    parsed.source = [source for source in parsed.source if source[2].expanduser().exists()]
+    parsed.evaluation = [judge for judge in parsed.evaluation if judge[1].expanduser().exists()]
+    print("\n".join([*lines, f"{len(parsed.source)} sources are here"]), flush=True)
+    if parsed.folder and parsed.source:
+        (parsed.folder / "reports").mkdir(parents=True, exist_ok=True)
+        (parsed.folder / "reports" / "missing.txt").write_text("".join(f"{line}\n" for line in lines))
 
 
 def named_source(text: str) -> tuple[str, str, Path]:

@@ -37,6 +37,7 @@ from hf_slap.data import (
     PretrainCollator,
     PretrainDataset,
     clip_times,
+    end_texts,
     epoch_orders,
     load_corpus,
     run_batches,
@@ -55,7 +56,10 @@ from hf_slap.distributed import (
 )
 from hf_slap.engine import computes_bf16, gathered, start_engine, whole_model, wrap
 from hf_slap.evaluation.retrieval import relevance, retrieval_scores
+from hf_slap.evaluation.while_training import ZeroShotTasks
 from hf_slap.evaluation.zero_shot import zero_shot_scores
+from hf_slap.held_out import BestWeights, HeldOut
+from hf_slap.modeling.losses_slap import contrastive_loss, sigmoid_contrastive_loss
 from hf_slap.objectives import AudioTeacher, draw_patch_mask, keep_trainable
 from hf_slap.optimization import scheduled
 from hf_slap.pictures import draw_health, draw_losses
@@ -95,6 +99,7 @@ def main(arguments: list[str] | None = None) -> Path:
     with accelerator.main_process_first():  # the others read what the first has put into the cache
         corpus = take_fraction(load_corpus(config.train_data, config.train_split), config.data_fraction)
         held_out = load_corpus(config.validation_data, config.validation_split) if config.validation_data else None
+        tasks = ZeroShotTasks(config.zero_shot_tasks, config.zero_shot_data)
     tokenizer = build_tokenizer(config, corpus)
     durations = corpus.with_format("arrow")["duration"][:].to_numpy()
     times = clip_times(corpus, config.source_weights, config.balance_labels)
@@ -106,7 +111,7 @@ def main(arguments: list[str] | None = None) -> Path:
     else:
         model, report = main_first(lambda: build_model(config, tokenizer))
     audio = model.config.audio_config
-    extractor = SlapFeatureExtractor(feature_size=audio.num_mel_bins, patch_frames=audio.patch_frames)
+    extractor = SlapFeatureExtractor.for_audio_config(audio)
     keep_trainable(model, config.loss_weights)
     freeze(model, config.frozen)
     if report:
@@ -116,7 +121,7 @@ def main(arguments: list[str] | None = None) -> Path:
     torch.manual_seed(config.seed + rank())  # weights are alike on all ranks, dropout need not be
     teacher = AudioTeacher(model, config.centering) if config.masked_weight else None
     if config.compile_layers:
-        for layer in model.slap.audio_model.layers:
+        for layer in getattr(model.slap.audio_model, "layers", [model.slap.audio_model]):
             layer.compile(dynamic=True)  # once for all lengths; attention itself stays outside
     wrapped = wrap(accelerator, model, teacher)
     settings = ClipSettings(
@@ -169,6 +174,7 @@ def main(arguments: list[str] | None = None) -> Path:
         same_run = tracker_settings(config.tracker, run_folder, first_step) if is_main() else {}
         accelerator.init_trackers("slap", {"config": config.to_yaml()}, init_kwargs=same_run)
     skipped = SkippedSteps(run_folder, config.max_skipped_steps, config.max_skipped_share, state, first_step, is_main())
+    follow = HeldOut(config, state)
     save = functools.partial(
         save_checkpoint, checkpoints, model=wrapped, optimizer=optimizer, teacher=teacher,
         settings=config.settings(), keep=config.keep_checkpoints,
@@ -184,14 +190,16 @@ def main(arguments: list[str] | None = None) -> Path:
             is_last = done == config.total_steps
             is_logged = done % config.log_every == 0 or is_last
             telemetry = StepTelemetry() if is_logged else None
+            if not skipped.in_a_row:
+                counters_when_good = follow.counters
             for batch in batches:
                 note_skipped(batch["skipped"], run_folder)
             result = pretraining_step(
-                accelerator, wrapped, prepared_optimizer, teacher, batches, step, config, telemetry
+                accelerator, wrapped, prepared_optimizer, teacher, batches, step, config, telemetry, follow.lowered
             )
             skipped.note(done, result.skipped, result.batches)
             if why := skipped.too_many(done):
-                give_up(why, done, skipped, checkpoints, save)
+                give_up(why, done, skipped, counters_when_good, checkpoints, save)
             log.heard(done, result.audio_seconds)
             if is_logged and not result.skipped:
                 values = {
@@ -200,17 +208,22 @@ def main(arguments: list[str] | None = None) -> Path:
                     "gradient_norm": result.gradient_norm,
                     "clips": result.clips,
                     "skipped_steps": skipped.count,
-                    **scheduled(config, step)._asdict(),
+                    **scheduled(config, step, follow.lowered)._asdict(),
                     **speed.values(),
                 }
                 log.train(done, values)
-            if held_out and config.contrastive_weight and (done % config.validate_every == 0 or is_last):
+            validates = (held_out or tasks.tasks) and config.contrastive_weight
+            if validates and (done % config.validate_every == 0 or is_last):
                 with accelerator.autocast(), gathered(accelerator, model):
-                    values = validate(model, extractor, tokenizer, held_out, config)
+                    values = validate(model, extractor, tokenizer, held_out, config, tasks)
                 log.validation(done, values)
+                if follow.note(done, values):
+                    keep_best(follow.best, model)
                 speed.restart()
             if done % config.checkpoint_every == 0 or done == last_step:
-                save(done, counters=skipped.counters)
+                save(done, counters={**skipped.counters, **follow.counters})
+                if follow.best:
+                    on_main(follow.best.forget_others)
                 speed.restart()
     if last_step < config.total_steps:
         accelerator.print(f"stopped after step {last_step} of {config.total_steps}; go on with --resume")
@@ -223,6 +236,8 @@ def main(arguments: list[str] | None = None) -> Path:
     if is_main():
         if config.average_checkpoints > 1:
             whole.load_state_dict(average_weights(checkpoints, config.average_checkpoints))
+        if follow.best:
+            whole.load_state_dict(follow.best.weights())
         save_folder(folder, whole.eval(), SlapProcessor(feature_extractor=extractor, tokenizer=tokenizer))
         clips = np.mean([row["clips"] for row in read_metrics(run_folder) if "clips" in row])
         wrong_pairs = (clips - 1) * math.log(clips / (clips - 1)) if whole.slap.bias is not None else 0.0
@@ -233,6 +248,8 @@ def main(arguments: list[str] | None = None) -> Path:
         }
         pictures = filter(None, (draw_losses(run_folder, knowing_nothing), draw_health(run_folder)))
         print_summary(run_folder, time.monotonic() - started)
+        if follow.best:
+            print(f"exported: step {follow.best.step}, the best held-out {config.select_by}: {follow.best.value:.3f}")
         print(
             f"model: {folder}\npictures: {', '.join(map(str, pictures))}\n"
             "next, classify a clip by words of your own:\n"
@@ -251,6 +268,8 @@ def build_tokenizer(config: TrainConfig, corpus):
         captions = itertools.chain.from_iterable(corpus["captions"])
         return train_tokenizer(captions, max_length=config.max_caption_tokens)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+    if config.model.get("text_pooling") == "last":
+        return end_texts(tokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -271,6 +290,12 @@ def build_model(config: TrainConfig, tokenizer) -> tuple[SlapForPreTraining, lis
         at_once = {"parallel": True} if config.parallel_caption_share else {}
         keywords["decoder_config"] = {**keywords.get("decoder_config", {}), **vocabulary, **at_once}
     model = SlapForPreTraining.from_audio_text_pretrained(text=config.text_model, **{**keywords, **ids})
+    if config.masked_weight and model.prototype_head is None:
+        kind = model.config.audio_config.model_type
+        raise ValueError(
+            f"masked_weight={config.masked_weight}, but an audio encoder of kind {kind!r} hears whole windows and has "
+            "no mask token, so it is not trained by masked prediction; set masked_weight=0"
+        )
     report = take_start(model, config.start_from, config.audio_from, config.text_model)
     decoder = model.config.decoder_config
     if decoder is not None and config.max_caption_tokens > decoder.max_position_embeddings:
@@ -281,11 +306,19 @@ def build_model(config: TrainConfig, tokenizer) -> tuple[SlapForPreTraining, lis
     return model.train(), report  # a tower that was loaded comes with its dropout off
 
 
-def give_up(why: str, done: int, skipped: SkippedSteps, checkpoints: Path, save: Callable[..., Path]) -> None:
+def keep_best(best: BestWeights, model: SlapForPreTraining) -> None:
+    """Keeps the weights as the best so far. Call on every rank."""
+    whole = whole_model(model)
+    on_main(lambda: best.keep(whole))
+
+
+def give_up(
+    why: str, done: int, skipped: SkippedSteps, held_out: dict, checkpoints: Path, save: Callable[..., Path]
+) -> None:
     """Stops the run after too many skipped steps; the last good one is in a checkpoint, so no training is lost."""
     good, last = done - skipped.in_a_row, last_checkpoint(checkpoints)
     if good and (last is None or last.name < f"step-{good:08d}"):  # a later one has the same weights
-        last = save(good, counters=skipped.counters_when_good)
+        last = save(good, counters={**skipped.counters_when_good, **held_out})
     kept = f"The last good step is {good}, in checkpoint {last}" if last else "No step was good"
     raise TooManySkippedSteps(
         f"{why} were skipped; {SKIPPED_FILE} in {checkpoints.parent} says why and lists their clips. {kept}. Leave "
@@ -295,31 +328,35 @@ def give_up(why: str, done: int, skipped: SkippedSteps, checkpoints: Path, save:
 
 
 @torch.no_grad()
-def validate(model, extractor, tokenizer, held_out, config: TrainConfig, texts_at_once: int = 256) -> dict:
-    """Retrieval of held-out clips by caption and the other way round, and zero-shot classification by label.
+def validate(
+    model, extractor, tokenizer, held_out, config: TrainConfig, tasks: ZeroShotTasks, texts_at_once: int = 256
+) -> dict:
+    """Retrieval of held-out clips by caption and the other way round, zero-shot classification by label, the
+    contrastive loss of all of them against each other (each with its first caption), and the scores of the tasks.
 
     Every rank embeds a part of the clips; all of them know the numbers. Clips that cannot be heard are left out and
     listed.
     """
     slap, device = model.slap.eval(), model.device
-    rows, embeds = [], [torch.zeros(0, model.config.projection_dim, device=device)]
-    for row in range(rank(), len(held_out), world_size()):
-        clip = held_out[row]
-        try:
-            waveform = extractor.load(clip["audio"], name=clip["id"])
-        except AudioError as reason:
-            note_skipped([(clip["id"], str(reason))], Path(config.run_folder))
-            continue
-        features = torch.from_numpy(extractor.log_mel(waveform)).to(device)
-        embeds.append(slap.get_audio_features(features[None]).pooler_output.float())
-        rows.append(row)
-    rows = gather_rows(torch.tensor(rows, dtype=torch.long, device=device))
-    if not len(rows):
-        raise ValueError("not one clip of validation_data can be heard; see skipped_clips.jsonl")
-    audio = gather_rows(torch.cat(embeds))[rows.argsort()].cpu().numpy()
-    held_out = held_out.select(rows.sort().values.tolist())
 
-    def embed(texts: list[str]) -> np.ndarray:
+    def embed_clips(clips) -> tuple[np.ndarray, np.ndarray]:
+        rows, embeds = [], [torch.zeros(0, model.config.projection_dim, device=device)]
+        for row in range(rank(), len(clips), world_size()):
+            clip = clips[row]
+            try:
+                waveform = extractor.load(clip["audio"], name=clip["id"])
+            except AudioError as reason:
+                note_skipped([(clip["id"], str(reason))], Path(config.run_folder))
+                continue
+            features = torch.from_numpy(extractor.log_mel(waveform)).to(device)
+            embeds.append(slap.get_audio_features(features[None]).pooler_output.float())
+            rows.append(row)
+        rows = gather_rows(torch.tensor(rows, dtype=torch.long, device=device))
+        if not len(rows):
+            raise ValueError("not one clip of a validation set can be heard; see skipped_clips.jsonl")
+        return gather_rows(torch.cat(embeds))[rows.argsort()].cpu().numpy(), rows.sort().values.cpu().numpy()
+
+    def embed_texts(texts: list[str]) -> np.ndarray:
         embeds = []
         for start in range(0, len(texts), texts_at_once):
             tokens = tokenizer(
@@ -329,21 +366,39 @@ def validate(model, extractor, tokenizer, held_out, config: TrainConfig, texts_a
             embeds.append(slap.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output)
         return torch.cat(embeds).float().cpu().numpy()
 
-    captions, relevant = relevance(held_out["captions"])
-    scores = retrieval_scores(audio, embed(captions), relevant)
-    values = {
-        f"{way} {measure}": scores[way.replace(" ", "_")][measure]
-        for way in ("text to audio", "audio to text")
-        for measure in ("recall@1", "recall@10", "map@10")
-    }
-    if "label" in held_out.column_names:
-        labels = sorted(set(held_out["label"]))
-        prompts = embed([config.zero_shot_prompt.format(label=label) for label in labels])
-        target = [labels.index(label) for label in held_out["label"]]
-        result = zero_shot_scores(audio @ prompts.T, target, labels)
-        values |= {"zero-shot accuracy": result.accuracy, "chance": result.chance}
+    values = {}
+    if held_out:
+        audio, rows = embed_clips(held_out)
+        clips = held_out.select(rows)
+        captions, relevant = relevance(clips["captions"])
+        texts = embed_texts(captions)
+        scores = retrieval_scores(audio, texts, relevant)
+        values = {
+            f"{way} {measure}": scores[way.replace(" ", "_")][measure]
+            for way in ("text to audio", "audio to text")
+            for measure in ("recall@1", "recall@10", "map@10")
+        }
+        values["contrastive loss"] = held_out_loss(slap, audio, texts, relevant)
+        if "label" in clips.column_names:
+            labels = sorted(set(clips["label"]))
+            prompts = embed_texts([config.zero_shot_prompt.format(label=label) for label in labels])
+            target = [labels.index(label) for label in clips["label"]]
+            result = zero_shot_scores(audio @ prompts.T, target, labels)
+            values |= {"zero-shot accuracy": result.accuracy, "chance": result.chance}
+    values |= tasks.scores(embed_clips, embed_texts)
     model.train()
     return values
+
+
+def held_out_loss(slap, audio: np.ndarray, texts: np.ndarray, relevant: np.ndarray) -> float:
+    """The contrastive loss of N clips, each with the first text that describes it; a clip that the text of another one
+    describes too is not its negative."""
+    first = relevant.argmax(1)
+    ignore = torch.from_numpy(relevant[:, first])
+    audio, texts, scale = torch.from_numpy(audio), torch.from_numpy(texts[first]), slap.scale.cpu()
+    if slap.bias is not None:
+        return float(sigmoid_contrastive_loss(audio, texts, scale, slap.bias.cpu(), ignore))
+    return float(contrastive_loss(audio, texts, scale, ignore))
 
 
 if __name__ == "__main__":

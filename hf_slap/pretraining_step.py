@@ -59,6 +59,7 @@ def pretraining_step(
     step: int,
     config: TrainConfig,
     telemetry: StepTelemetry | None = None,
+    lowered: int = 0,
 ) -> StepResult:
     """Takes one step; call it on every rank, with as many micro-batches on each.
 
@@ -73,8 +74,9 @@ def pretraining_step(
         step: from 0.
         config: weights of the losses, schedules, clipping.
         telemetry: is told of every micro-batch.
+        lowered: how often held-out numbers have lowered the learning rate.
     """
-    model, device, now = accelerator.unwrap_model(wrapped), accelerator.device, scheduled(config, step)
+    model, device, now = accelerator.unwrap_model(wrapped), accelerator.device, scheduled(config, step, lowered)
     set_learning_rate(optimizer, now.learning_rate)
     everyone = _count(batches, config.loss_weights, device)
     if not everyone["clips"]:

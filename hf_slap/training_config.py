@@ -22,10 +22,17 @@ _DERIVED_CLIP_SETTINGS = ("seed", "parallel_caption_share", "max_seconds", "patc
 # Fields that may change when a run is resumed: they say what is watched and written, when to give up, and how a step is
 # spread (as the number of processes does), not what is computed.
 _FREE_TO_CHANGE = (
-    "run_folder", "stop_step", "workers", "log_every", "validate_every", "checkpoint_every", "keep_checkpoints",
-    "average_checkpoints", "tracker", "validation_data", "validation_split", "zero_shot_prompt", "accumulation_steps",
-    "max_skipped_steps",
-    "max_skipped_share",
+    "run_folder", "stop_step", "workers", "log_every", "checkpoint_every", "keep_checkpoints",
+    "average_checkpoints", "tracker", "accumulation_steps", "max_skipped_steps", "max_skipped_share",
+)  # fmt: skip
+# As those, unless held-out numbers decide on the learning rate or on the weights that are exported.
+_OF_VALIDATION = (
+    "validate_every", "validation_data", "validation_split", "zero_shot_prompt", "zero_shot_tasks", "zero_shot_data",
+)  # fmt: skip
+SCHEDULES = ("cosine", "plateau")
+HELD_OUT = ("zero-shot score",) + (  # numbers that may decide: of the tasks, and of validation_data
+    "contrastive loss", "zero-shot accuracy", "text to audio recall@1", "text to audio recall@10",
+    "text to audio map@10", "audio to text recall@1", "audio to text recall@10", "audio to text map@10",
 )  # fmt: skip
 
 
@@ -44,6 +51,9 @@ class TrainConfig:
         balance_labels: inside a source, hear every label equally often.
         validation_data: held-out corpus for validation by retrieval; None: no validation.
         validation_split: as `train_split`.
+        zero_shot_tasks: zero-shot tasks of the suites, by name, that a validation measures too; the mean of their
+            metrics is the "zero-shot score".
+        zero_shot_data: where their sets are, as `data` of `evaluate`: {set: path}, or one folder that holds all.
         run_folder: where checkpoints, metrics, pictures and the exported model go.
         start_from: SLAP folder or Hub id whose weights and configuration the run begins with; then `tokenizer` is
             its own and `text_model` null unless said. None: from scratch, or tower by tower.
@@ -73,7 +83,11 @@ class TrainConfig:
         max_batch_clips: no more clips than this in one step; None: no limit.
         total_steps: optimizer steps of the whole run; all schedules refer to it.
         stop_step: leave after this step with a checkpoint, as if interrupted; None: at `total_steps`.
-        peak_learning_rate, min_learning_rate, warmup_steps: linear warm-up, then cosine.
+        schedule: "cosine", or "plateau": constant until a held-out number gets no better, then lower.
+        peak_learning_rate, min_learning_rate, warmup_steps: linear warm-up to the peak, then down to the minimum.
+        plateau_on: the held-out number that schedule "plateau" watches, one of `HELD_OUT`.
+        plateau_factor, plateau_patience: the rate is multiplied by this when so many validations in a row, and one
+            more, bring no better number.
         layer_decay: learning rate of a tower's layer relative to the one above it, see
             `starting_points.layer_scales`; 1: all learn alike.
         beta1, beta2, epsilon, weight_decay: of AdamW; decay on matrices only (`optimization.NO_DECAY`).
@@ -92,6 +106,8 @@ class TrainConfig:
         log_every, validate_every, checkpoint_every: steps between lines of the log, validations, checkpoints.
         keep_checkpoints: the last so many are kept.
         average_checkpoints: the exported model is the mean of the last so many (`checkpoint.average_weights`).
+        select_by: the exported model is that of the validation with the best of this number, one of `HELD_OUT`; None:
+            the last one.
         tracker: any tracker of Accelerate by name ("tensorboard", "wandb", "trackio", ...), or "none".
         zero_shot_prompt: template of the texts for validation by zero-shot classification, with "{label}".
     Raises:
@@ -105,6 +121,8 @@ class TrainConfig:
     balance_labels: bool = False
     validation_data: str | list[str] | None = None
     validation_split: str | None = None
+    zero_shot_tasks: list[str] = dataclasses.field(default_factory=list)
+    zero_shot_data: str | dict | None = None
     run_folder: str = "runs/slap"
 
     start_from: str | None = None  # P: from scratch
@@ -137,9 +155,13 @@ class TrainConfig:
     max_batch_clips: int | None = None
     total_steps: int = 106_445  # P: 2 epochs of 109 M clips
     stop_step: int | None = None
+    schedule: str = "cosine"  # A
     peak_learning_rate: float = 1e-4  # P
     min_learning_rate: float = 1e-6  # A: WavLink, DINOv3
     warmup_steps: int = 2000  # P
+    plateau_on: str = "contrastive loss"  # not stated by CLAP 2023
+    plateau_factor: float = 0.1  # CLAP 2023
+    plateau_patience: int = 15  # CLAP 2023
     layer_decay: float = 1.0  # A
     beta1: float = 0.9  # A
     beta2: float = 0.98  # A: CLIP
@@ -159,6 +181,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
     keep_checkpoints: int = 3
     average_checkpoints: int = 1  # A
+    select_by: str | None = None  # A: the last
     tracker: str = "tensorboard"
     zero_shot_prompt: str = "{label} can be heard"  # A: EVAR, WavCaps
 
@@ -170,9 +193,21 @@ class TrainConfig:
             ("mask_kind", MASK_KINDS),
             ("centering", CENTERINGS),
             ("precision", ("auto", "bf16", "float32")),
+            ("schedule", SCHEDULES),
+            ("plateau_on", HELD_OUT),
+            ("select_by", (None, *HELD_OUT)),
         ):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; accepted are {list(accepted)}")
+        for name, measure in self._deciding.items():
+            needed = "zero_shot_tasks" if measure == "zero-shot score" else "validation_data"
+            if not (getattr(self, needed) and self.contrastive_weight):
+                raise ValueError(f"{name}={measure!r} needs {needed}, and a contrastive_weight, to be measured at all")
+        if self.select_by and self.average_checkpoints > 1:
+            raise ValueError(
+                f"select_by={self.select_by!r} exports one validation's weights, average_checkpoints="
+                f"{self.average_checkpoints} a mean of the last; set one of them only"
+            )
         for name in (
             "batch_seconds", "total_steps", "peak_learning_rate", "student_temperature", "teacher_temperature_start",
             "teacher_temperature_end", "gradient_clip", "log_every", "validate_every", "checkpoint_every",
@@ -198,14 +233,15 @@ class TrainConfig:
             )
         for name in (
             "teacher_momentum_start", "teacher_momentum_end", "teacher_temperature_warmup", "label_smoothing",
-            "parallel_caption_share", "max_skipped_share",
+            "parallel_caption_share", "max_skipped_share", "plateau_factor",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
-        if self.workers < 0 or (self.stop_step or 1) < 1 or (self.max_batch_clips or 2) < 2:
+        if min(self.workers, self.plateau_patience) < 0 or (self.stop_step or 1) < 1 or (self.max_batch_clips or 2) < 2:
             raise ValueError(
-                f"workers={self.workers}, stop_step={self.stop_step}, max_batch_clips={self.max_batch_clips}: workers "
-                "must be at least 0, stop_step at least 1 and max_batch_clips at least 2"
+                f"workers={self.workers}, plateau_patience={self.plateau_patience}, stop_step={self.stop_step}, "
+                f"max_batch_clips={self.max_batch_clips}: the first two must be at least 0, stop_step at least 1 and "
+                "max_batch_clips at least 2"
             )
         if not 0 <= self.min_learning_rate <= self.peak_learning_rate:
             raise ValueError(
@@ -254,9 +290,15 @@ class TrainConfig:
             "caption": self.caption_weight,
         }
 
+    @property
+    def _deciding(self) -> dict[str, str]:
+        """The fields that let a held-out number decide, and which number."""
+        deciding = {"select_by": self.select_by} if self.select_by else {}
+        return {**deciding, "plateau_on": self.plateau_on} if self.schedule == "plateau" else deciding
+
     def settings(self) -> dict:
         """What must stay the same when the run is resumed: all that shapes the result."""
-        return lasting_settings(self, _FREE_TO_CHANGE)
+        return lasting_settings(self, _FREE_TO_CHANGE + (() if self._deciding else _OF_VALIDATION))
 
     def to_yaml(self) -> str:
         """The resolved configuration, which `load` reads back to the same."""

@@ -50,6 +50,11 @@ _PACE = {
 _GROUP_OF = {name: group for group, names in _GROUPS.items() for name in names}
 
 
+def better_of(name: str) -> Callable:
+    """`min` or `max`: which of two held-out numbers of this name is the better one."""
+    return min if name.endswith("loss") else max
+
+
 class TrainingLog:
     """The progress bar, `metrics.jsonl` and the trackers of one run.
 
@@ -220,7 +225,7 @@ def print_summary(folder: str | Path, seconds: float, console: Console | None = 
     table = Table(title="the run", title_justify="left", box=None, pad_edge=False)
     for heading in ("", "first", "last", "best"):
         table.add_column(heading, justify="left" if not heading else "right")
-    for kind, better in (("train", min), ("validation", max)):
+    for kind in ("train", "validation"):
         mine = [row for row in rows if row["kind"] == kind]
         names = [name for name in LOSSES if mine and name in mine[-1]] if kind == "train" else []
         if kind == "validation" and mine:
@@ -228,7 +233,7 @@ def print_summary(folder: str | Path, seconds: float, console: Console | None = 
         for name in names:
             values = [row[name] for row in mine if name in row]
             label = f"{name} loss" if kind == "train" else f"held-out {name}"
-            table.add_row(label, f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{better(values):.3f}")
+            table.add_row(label, f"{values[0]:.3f}", f"{values[-1]:.3f}", f"{better_of(label)(values):.3f}")
     console = console or Console(soft_wrap=True)
     train = [row for row in rows if row["kind"] == "train"]
     for name, label in _TOLD.items():

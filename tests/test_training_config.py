@@ -9,7 +9,14 @@ import yaml
 from hf_slap.training_config import TrainConfig
 
 FOLDER = Path(__file__).parents[1] / "examples" / "configs"
-OTHERS = ("finetune", "tiny_supervised", "tiny_clap", "claims")  # configure other scripts
+OTHERS = (
+    "finetune",
+    "tiny_supervised",
+    "tiny_clap",
+    "claims",
+    "clap_2023_corpus",
+    "clap_2023_labels",
+)  # of other scripts
 CONFIGS = [path for path in sorted(FOLDER.rglob("*.yaml")) if not str(path.relative_to(FOLDER)).startswith(OTHERS)]
 
 

@@ -84,6 +84,19 @@ def results_text(content: dict) -> str:
     return "\n".join([*lines, *(["", *beside] if len(beside) > 2 else [])])
 
 
+def unmeasured_text(suite: str) -> str:
+    """The same part for weights that nothing was measured with: the tasks of a suite with what papers report."""
+    from .run import choose_tasks
+
+    why = f"`slap eval FOLDER --suite {suite} --data SETS --card README.md` measures, and says where to get the sets"
+    scores = [
+        {"task": t.name, "metric": t.metric, "status": "not measured", "reason": why, "reported": t.reported}
+        for t in choose_tasks(suite, None)
+    ]
+    table, _, _ = score_table(scores).rpartition("\n\n")
+    return f"Not measured here: {why}.\n\n{table}"
+
+
 def write_eval_results(results: str | Path, folder: str | Path) -> list[Path]:
     """Writes `.eval_results/<set>.yaml` for the sets that the Hub knows, to be uploaded beside the weights.
 

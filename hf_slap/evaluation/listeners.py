@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..embedding import embed
 from ..modeling.audio_slap import AudioError, load_waveform
-from ..modeling.configuration_slap import SlapAudioConfig, SlapConfig
+from ..modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapWindowedAudioConfig
 from ..moments import embed_moments, seconds_per_moment
 from .cache import ArrayCache
 from .sets import Clips, NotMeasured
@@ -195,22 +196,25 @@ class Listener:
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        for part in (getattr(self.model, "config", None), getattr(self.processor, "feature_extractor", None)):
-            if part is not None:
-                settings = {k: v for k, v in part.to_dict().items() if k not in _NOT_SETTINGS}
-                digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+        # Of the settings only what differs from the defaults: a new one leaves the hashes of old models as they are.
+        config, extractor = getattr(self.model, "config", None), getattr(self.processor, "feature_extractor", None)
+        usual = {} if extractor is None else signature(type(extractor)).parameters
+        of_sound = {} if extractor is None else extractor.to_dict()
+        of_sound = {k: v for k, v in of_sound.items() if k not in usual or v != usual[k].default}
+        for settings in ({} if config is None else config.to_diff_dict(), of_sound):
+            chosen = {k: v for k, v in settings.items() if k not in _NOT_SETTINGS}
+            digest.update(json.dumps(chosen, sort_keys=True, default=str).encode())
         return digest.hexdigest()[:16]
 
 
 class SlapListener(Listener):
-    """A SLAP model with its own audio encoder: embeds with `hf_slap.embed`, and serves dense features."""
-
-    dense = True
+    """A SLAP model: embeds with `hf_slap.embed`, and serves dense features where its audio encoder is SLAP's own."""
 
     def __init__(self, *arguments: Any):
         super().__init__(*arguments)
         self.base = getattr(self.model, "slap", self.model)
         self._config = self.base.audio_model.config
+        self.dense = hasattr(self.base.audio_model, "pooler")  # moments are pooled as clips are
         self._captioner = None
         self._shortest = self.processor.feature_extractor.min_samples
 
@@ -244,6 +248,9 @@ class SlapListener(Listener):
         return _pooled(self._call(self.base.get_audio_features, inputs))
 
     def frames(self, clips: Clips, seconds: float | None = None) -> Heard:
+        if not self.dense:
+            return super().frames(clips, seconds)
+
         def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
             return [columns.mean(1).half().numpy() for columns in self._columns(waves)]
 
@@ -251,6 +258,8 @@ class SlapListener(Listener):
 
     def local_embeds(self, clips: Clips, seconds: float | None = None) -> Heard:
         """Moments, see `embed_moments`."""
+        if not self.dense:
+            return super().local_embeds(clips, seconds)
 
         def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
             device, results = self.base.audio_model.device, []
@@ -368,7 +377,7 @@ def open_listener(
             "accepted are a folder or Hub id, a model with both of these and its processor, and a SentenceTransformer"
         )
     audio = getattr(getattr(base, "audio_model", None), "config", None)
-    own = hasattr(base, "audio_projection") and getattr(audio, "model_type", None) == SlapAudioConfig.model_type
+    own = hasattr(base, "audio_projection") and isinstance(audio, SlapAudioConfig | SlapWindowedAudioConfig)
     return (SlapListener if own else Listener)(base.eval(), processor, *keywords)
 
 

@@ -70,27 +70,27 @@ def shown(metric: str, value: float | None) -> str:
 
 
 def score_table(scores: list[dict]) -> str:
-    """Markdown: one line per task, with what was not measured and why below."""
-    lines = ["| task | metric | value | 95 % interval | chance | N | prompts | reported elsewhere |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    """Markdown: one line per task, with what was not measured and why below; no columns that would be empty."""
+    rows = [["task", "metric", "value", "reported elsewhere", "95 % interval", "chance", "N", "prompts"]]
     missing, reasons, rules = [], {}, {}
     for score in scores:
+        metric = score["metric"]
+        rows.append([score["task"], metric, score["status"], _reported(score), "", "", "", ""])
         if score["status"] != "measured":
-            lines.append(f"| {score['task']} | {score['metric']} | {score['status']} | | | | | {_reported(score)} |")
             reasons.setdefault(score["reason"], []).append(score["task"])
             continue
-        between = f"{shown(score['metric'], score['low'])} to {shown(score['metric'], score['high'])}"
+        between = f"{shown(metric, score['low'])} to {shown(metric, score['high'])}" if score["low"] is not None else ""
         wanted = score["expected_clips"]
         count = f"{score['clips']:,}" + (f" (of {wanted:,})" if wanted not in (None, score["clips"]) else "")
         prompts = "; ".join(f"'{prompt}'" for prompt in score["prompts"])
-        lines.append(
-            f"| {score['task']} | {score['metric']} | {shown(score['metric'], score['value'])} | "
-            f"{between if score['low'] is not None else ''} | {shown(score['metric'], score['chance'])} | {count} | "
-            f"{prompts} | {_reported(score)} |"
-        )
+        rows[-1][2] = shown(metric, score["value"])
+        rows[-1][4:] = between, shown(metric, score["chance"]), count, prompts
         rules.setdefault(score["long_clips"], []).append(score["task"])
         missing += [f"- {score['task']}, {name}: not measured: {why}" for name, why in score.get("missing", {}).items()]
         missing += [f"- {score['task']}: {note}" for note in score.get("notes", [])]
+    kept = [column for column in range(len(rows[0])) if column < 3 or any(row[column] for row in rows[1:])]
+    lines = ["| " + " | ".join(row[column] for column in kept) + " |" for row in rows]
+    lines.insert(1, "|---" * len(kept) + "|")
     for rule, names in rules.items():
         lines += ["", f"Long clips{'' if len(rules) == 1 else ' of ' + ', '.join(names)}: {rule}."]
     missing += [f"- {', '.join(names)}: {reason}" for reason, names in reasons.items()]
@@ -110,7 +110,7 @@ def class_table(score: Mapping) -> str:
 
 
 def _reported(score: Mapping) -> str:
-    return "; ".join(f"{name}: {shown('accuracy', value)}" for name, value in score["reported"].items())
+    return "; ".join(f"{name}: {shown(score['metric'], value)}" for name, value in score["reported"].items())
 
 
 def _plain(value: Any) -> Any:

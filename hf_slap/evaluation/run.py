@@ -74,7 +74,7 @@ def evaluate(
     from .sets import NotMeasured
 
     chosen = choose_tasks(suite, tasks)
-    places = _places(data)
+    places = places_of(data)
     output = Path(output)
     listener = open_listener(
         model, processor, name=name, revision=revision, cache=output / "cache", device=device, progress=progress
@@ -84,7 +84,7 @@ def evaluate(
     for number, task in enumerate(chosen, start=1):
         started = time.monotonic()
         try:
-            clips = _open(task, places, download)
+            clips = open_task(task, places, download)
             digest = _digest(clips)
             if not again and results.kept(task.name, task.declaration(), digest):
                 _say(progress, f"[{number}/{len(chosen)}] {task.name}: measured before")
@@ -130,8 +130,8 @@ def _zero_shot(task: Task, listener: "Listener", clips: dict[str, "Clips"], pict
     from .zero_shot import zero_shot_scores
 
     heard = listener.embed_clips(clips["test"], task.max_seconds)
-    names, targets = _targets(task, clips["test"], heard.rows)
-    similarity = np.stack(list(heard.values)) @ _label_vectors(task, listener, names).T
+    names, targets = targets_of(task, clips["test"], heard.rows)
+    similarity = np.stack(list(heard.values)) @ label_vectors(task, listener.embed_texts, names).T
     facts = {**_facts(heard), "classes": len(names)}
     if not task.multi_label:
         result = zero_shot_scores(similarity, targets.argmax(1), names)
@@ -215,8 +215,8 @@ def _probe(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures
     features, source = _features(task, listener, test, train)
     (test_heard, x_test), (train_heard, x_train) = features
     names = sorted({label for side in (train, test) for clip in side.data["labels"] for label in clip})
-    _, y_test = _targets(task, test, test_heard.rows, names)
-    _, y_train = _targets(task, train, train_heard.rows, names)
+    _, y_test = targets_of(task, test, test_heard.rows, names)
+    _, y_train = targets_of(task, train, train_heard.rows, names)
 
     def fit(xa: Any, ya: np.ndarray, xb: Any) -> tuple[np.ndarray, dict]:
         if task.pooling == "attention":
@@ -295,7 +295,7 @@ def _localisation(task: Task, listener: "Listener", clips: dict[str, "Clips"], p
     step = listener.seconds_per_frame()
     events = [clips["test"].data[int(row)]["events"] for row in heard.rows]
     names = sorted({event["label"] for its in events for event in its})
-    vectors = dict(zip(names, _label_vectors(task, listener, names), strict=True))
+    vectors = dict(zip(names, label_vectors(task, listener.embed_texts, names), strict=True))
     scores, inside = [], []
     for moments, its in zip(heard.values, events, strict=True):
         for label in dict.fromkeys(event["label"] for event in its):
@@ -360,7 +360,7 @@ _MEASURE: dict[str, Callable] = {
 # ------------------------------------------------------------------------------------------------ what they share
 
 
-def _open(task: Task, places: Mapping[str, Any], download: bool) -> dict[str, "Clips"]:
+def open_task(task: Task, places: Mapping[str, Any], download: bool) -> dict[str, "Clips"]:
     """The clips to judge by, "test", and those to learn from, "train"."""
     from .sets import NotMeasured, how_to_get, open_clips
 
@@ -384,7 +384,7 @@ def _digest(clips: Mapping[str, "Clips"]) -> str | None:
     return "-".join(side.digest for side in clips.values()) or None
 
 
-def _targets(
+def targets_of(
     task: Task, clips: "Clips", rows: np.ndarray, names: list[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
     """Names of the C classes, and (N, C) of 0 and 1."""
@@ -398,10 +398,10 @@ def _targets(
     return names, targets
 
 
-def _label_vectors(task: Task, listener: "Listener", names: Sequence[str]) -> np.ndarray:
+def label_vectors(task: Task, embed_texts: Callable[[list[str]], np.ndarray], names: Sequence[str]) -> np.ndarray:
     """(C, P), unit norm: the mean direction of each label's prompts."""
     texts = [task.texts(name) for name in names]
-    vectors = listener.embed_texts([text for its in texts for text in its])
+    vectors = embed_texts([text for its in texts for text in its])
     means = vectors.reshape(len(names), len(task.prompts), -1).mean(1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
@@ -504,7 +504,7 @@ def _versions(task: Task) -> dict[str, str]:
     return versions
 
 
-def _places(data: Mapping[str, Any] | str | os.PathLike | None) -> dict[str, Any]:
+def places_of(data: Mapping[str, Any] | str | os.PathLike | None) -> dict[str, Any]:
     from .sets import SETS
 
     if data is None:

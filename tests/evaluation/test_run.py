@@ -15,7 +15,9 @@ from hf_slap.evaluation.captioning import QUICK_MEASURES
 from hf_slap.evaluation.card import BEGIN, END, fill_card, write_eval_results
 from hf_slap.evaluation.listeners import SlapListener, open_listener
 from hf_slap.evaluation.results import read_results
+from hf_slap.evaluation.sets import Clips
 from hf_slap.evaluation.tasks import Task
+from hf_slap.evaluation.while_training import ZeroShotTasks
 
 ROOT = Path(__file__).parents[2]
 FOLDS = Task(
@@ -79,6 +81,21 @@ def test_scores_are_those_of_the_model_itself(run, tiny_folder, small_corpora):
     answers = (clips.pooler_output @ texts.pooler_output.T).argmax(1).tolist()
     right = [labels[answer] == label for answer, label in zip(answers, corpus["label"], strict=True)]
     assert run[0].scores["heldout-zero-shot"]["value"] == pytest.approx(np.mean(right))
+
+
+def test_scores_while_training_are_those_of_the_suite(run, tiny_folder, small_corpora, tmp_path):
+    listener = open_listener(str(tiny_folder), cache=tmp_path, progress=False)
+
+    def embed_clips(clips):
+        heard = listener.embed_clips(Clips(clips, "here"))
+        return np.stack(list(heard.values)), heard.rows
+
+    names = ["heldout-zero-shot", "heldout-zero-shot-ensemble", "scenes-zero-shot"]
+    scores = ZeroShotTasks(names, small_corpora).scores(embed_clips, listener.embed_texts)
+    for name in (names[0], names[2]):
+        assert scores[name] == pytest.approx(run[0].scores[name]["value"]), name
+    assert scores["zero-shot score"] == pytest.approx(np.mean([scores[name] for name in names]))
+    assert ZeroShotTasks([]).scores(embed_clips, listener.embed_texts) == {}
 
 
 def test_a_second_run_computes_nothing(run, tiny_folder, monkeypatch):

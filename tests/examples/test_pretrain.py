@@ -205,10 +205,10 @@ def poison(monkeypatch, bad_steps):
     """From now on the losses of these steps (from 1) are NaN."""
     whole = pretraining_step.scheduled
 
-    def scheduled(config, step):
+    def scheduled(config, step, lowered):
         losses = _nan if step + 1 in bad_steps else objectives.pretraining_losses
         monkeypatch.setattr(pretraining_step, "pretraining_losses", losses)
-        return whole(config, step)
+        return whole(config, step, lowered)
 
     monkeypatch.setattr(pretraining_step, "scheduled", scheduled)
 
@@ -267,6 +267,71 @@ def test_clips_that_cannot_be_read_are_left_out_and_listed(tmp_path, capsys):
     (line,) = (tmp_path / "run" / "skipped_clips.jsonl").read_text().splitlines()
     assert json.loads(line)["id"] == corpus[1]["id"]
     assert f"left out clip {corpus[1]['id']}" in capsys.readouterr().out
+
+
+# -------------------------------------------------------------------------- what held-out numbers decide
+DECIDING = [
+    "schedule=plateau", "plateau_patience=0", "plateau_factor=0.5", "min_learning_rate=0", "warmup_steps=0",
+    "peak_learning_rate=3e-2", "validate_every=1", "checkpoint_every=3", "total_steps=7",
+    "select_by=zero-shot score", "zero_shot_tasks=[own-zero-shot, own-zero-shot-multi-label]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def own_clips(corpus_rows, tmp_path_factory):
+    """Seven real clips with their labels, as a set of the suite "own"."""
+    from datasets import Dataset
+
+    path = tmp_path_factory.mktemp("own") / "own.parquet"
+    Dataset.from_list(corpus_rows).to_parquet(path)
+    return [*DECIDING, f"zero_shot_data={{own: {path}}}"]
+
+
+@pytest.fixture(scope="module")
+def decided(own_clips, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("decided")
+    train(folder, *own_clips)
+    return folder
+
+
+def held_out(folder):
+    return {row["step"]: row for row in read_metrics(folder) if row["kind"] == "validation"}
+
+
+def test_held_out_numbers_lower_the_rate_and_choose_the_weights(decided, capsys):
+    """What the run did, worked out again from what it wrote."""
+    said = held_out(decided)
+    tasks = ("own-zero-shot", "own-zero-shot-multi-label")
+    assert all(row["zero-shot score"] == pytest.approx(sum(row[task] for task in tasks) / 2) for row in said.values())
+    rate, best = 3e-2, float("inf")
+    for row in losses(decided):
+        assert row["learning_rate"] == pytest.approx(rate), row["step"]
+        loss = said[row["step"]]["contrastive loss"]
+        rate, best = (rate, loss) if loss < best * (1 - 1e-4) else (rate / 2, best)
+    assert 3e-2 / 64 < rate < 3e-2, "it must fall, and not every time"
+    first = max(said.values(), key=lambda row: row["zero-shot score"])["step"]  # of equal ones the first
+    assert first < 7, "choose other numbers: the last step is no choice"
+    (selected,) = (decided / "selected").iterdir()
+    assert selected.name == f"step-{first:08d}.safetensors"
+    with safe_open(selected, "pt") as kept, safe_open(decided / "model" / "model.safetensors", "pt") as exported:
+        name = "logit_scale"
+        assert torch.equal(kept.get_tensor(f"slap.{name}"), exported.get_tensor(f"slap.{name}"))
+
+
+def test_a_run_that_decides_goes_on_to_the_last_bit(decided, own_clips, tmp_path, capsys):
+    train(tmp_path, *own_clips, "stop_step=5")
+    train(tmp_path, *own_clips, resume=True)
+    assert losses(tmp_path) == losses(decided) and held_out(tmp_path) == held_out(decided)
+    for file in (next((decided / "selected").iterdir()).relative_to(decided), "model/model.safetensors"):
+        assert (tmp_path / file).read_bytes() == (decided / file).read_bytes()
+    assert "the best held-out zero-shot score: " in capsys.readouterr().out
+
+
+def test_tasks_without_their_clips_are_refused_before_the_run(tmp_path):
+    with pytest.raises(ValueError, match="clap-esc50: ESC-50: .*--data esc50="):
+        train(tmp_path, "zero_shot_tasks=[clap-esc50]")
+    with pytest.raises(ValueError, match="names .'heldout-retrieval'., which are not zero-shot tasks"):
+        train(tmp_path, "zero_shot_tasks=[heldout-retrieval]")
 
 
 # -------------------------------------------------------------------------------------------------- the export

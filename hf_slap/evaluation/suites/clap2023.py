@@ -8,6 +8,7 @@ from ..tasks import Task
 
 _GENERAL = ("this is a sound of {}",)
 _FEELING = ("this person is feeling {}",)
+CREMA_D_WORDS = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 _STATED = "MS-CLAP 2023, Table 2"
 _ASSUMED = "MS-CLAP 2023, Table 2; prompt not stated: its general one"
 _OF_2022 = "MS-CLAP 2023, Table 2; prompt of the 2022 paper"
@@ -69,7 +70,7 @@ TASKS = (
         label_pattern=r"(?:^|/)([a-z_]+?)_(?:acoustic|electronic|synthetic)_\d+-",
     ),
     _task("beijing-opera", "beijing_opera", "accuracy", 0.466, expected=236),
-    _task("crema-d", "crema_d", "accuracy", 0.30, _OF_2022, prompts=_FEELING, expected=7442),
+    _task("crema-d", "crema_d", "accuracy", 0.30, _OF_2022, prompts=_FEELING, words=CREMA_D_WORDS, expected=7442),
     _task("ravdess", "ravdess", "accuracy", 0.315, _OF_2022, prompts=_FEELING),
     _task("speech-commands", "speech_commands", "accuracy", 0.164, _OF_2022, prompts=("{}",)),
     _task(

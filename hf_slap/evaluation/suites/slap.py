@@ -1,6 +1,7 @@
 """The tables of SLAP (arXiv 2601.12594). `reported` are its numbers as secondary sources print them."""
 
 from ..tasks import Task
+from .clap2023 import CREMA_D_WORDS
 from .gtzan import FILTERED_TEST
 
 _CAN_BE_HEARD, _MUSIC, _FEELING = "{} can be heard", "{} music can be heard", "this person is feeling {}"
@@ -33,7 +34,7 @@ TASKS = (
     _zero_shot(
         "crema-d-zero-shot", "crema_d", 0.281, 0.322, _FEELING, 7442,
         "SLAP, zero-shot classification; prompt and split not stated: CLAP 2022's prompt, all clips",
-        words={"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"},
+        words=CREMA_D_WORDS,
     ),
     _zero_shot(
         "ravdess-zero-shot", "ravdess", 0.264, 0.298, _FEELING, 1440,
