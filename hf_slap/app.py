@@ -28,7 +28,7 @@ MOST_UPLOADED = "1gb"
 KEPT_SECONDS = 3600  # how long uploads stay on the disk
 _WORDS, _WHEN = "a caption for each part", "where each label is heard"
 _STYLE = """
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important }
+.gradio-container { max-width: 1240px !important; width: 100% !important; margin: 0 auto !important }
 #timeline img { background: white; border-radius: 8px }
 """
 
@@ -102,12 +102,15 @@ def read_stretch(match: "Match", listener: Listener) -> tuple[int, np.ndarray]:
     return rate, (np.clip(wave, -1, 1) * 32767).astype(np.int16)
 
 
-def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | None" = None) -> "Blocks":
+def build_page(
+    model: Any = None, processor: Any = None, index: "SoundIndex | None" = None, name: str | None = None
+) -> "Blocks":
     """The page; `serve` shows it.
 
     Args:
         model, processor: as for `Listener`; None: the model that comes with this package.
         index: of `hf_slap.search`, made by the same model; None: without similar sounds.
+        name: what the page calls the model; default: that of its folder.
     Raises:
         ImportError: gradio is not installed.
     """
@@ -165,17 +168,18 @@ def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | No
         with told():
             return players(answers.similar(text=text))
 
-    # `analytics_enabled` and the variable that `_gradio` sets keep gradio from calling home
+    # `analytics_enabled` and the variable that `_gradio` sets keep gradio from calling home; its own buttons would
+    # share sounds on the Hub
     with gradio.Blocks(title="SLAP", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
         gradio.Markdown(
             "# What is in this sound?\nDrop a recording of any length, or record one. "
-            f"The model `{Path(listener.place).name}` listens on the machine that serves this page."
+            f"The model `{name or Path(listener.place).name}` listens on the machine that serves this page."
         )
         with gradio.Row():
             with gradio.Column(scale=5, min_width=340):
                 sound = gradio.Audio(
                     type="filepath", sources=["upload", "microphone"], label="Sound", elem_id="sound",
-                    waveform_options={"show_recording_waveform": True},
+                    waveform_options={"show_recording_waveform": True}, buttons=[],
                 )  # fmt: skip
                 labels = gradio.Textbox(LABELS, label="Labels, with commas between them", lines=2, elem_id="labels")
                 several = gradio.Checkbox(
@@ -183,7 +187,7 @@ def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | No
                 )
                 listen = gradio.Button("Listen", variant="primary", elem_id="listen")
             with gradio.Column(scale=6, min_width=340):
-                bars = gradio.Label(label="Labels", num_top_classes=8, elem_id="scores")
+                bars = gradio.Label(label="Which label fits", num_top_classes=8, elem_id="scores")
                 words = gradio.Textbox(label="Caption", lines=2, interactive=False, elem_id="caption")
         if examples := bundled_sounds():
             gradio.Examples(
@@ -197,7 +201,9 @@ def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | No
             threshold = gradio.Slider(
                 0.05, 0.95, THRESHOLD, step=0.05, label="Score from which a label counts as heard"
             )
-        picture = gradio.Image(label="Timeline", show_label=False, interactive=False, elem_id="timeline")
+        picture = gradio.Image(
+            label="Timeline", show_label=False, interactive=False, elem_id="timeline", buttons=["fullscreen"]
+        )
         with gradio.Accordion("As a table, and as files for Audacity and players", open=False):
             table = gradio.Dataframe(headers=["from", "to", "what", "score"], interactive=False, elem_id="segments")
             files = gradio.File(label="Picture, WebVTT, Audacity labels, JSON, CSV", interactive=False)
@@ -212,7 +218,9 @@ def build_page(model: Any = None, processor: Any = None, index: "SoundIndex | No
                 label="Search it by words; below is what is most like the sound above", elem_id="query"
             )
             with gradio.Row():
-                found = [gradio.Audio(visible=False, interactive=False, min_width=250) for _ in range(SIMILAR)]
+                found = [
+                    gradio.Audio(visible=False, interactive=False, min_width=250, buttons=[]) for _ in range(SIMILAR)
+                ]
             query.submit(search, [query], found, api_name="search")
             steps.append((similar, [sound], found, "similar"))
         heard = gradio.on(

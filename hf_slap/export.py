@@ -61,24 +61,30 @@ def export(
 
     Args:
         run: folder of a run (its `model`, else its `adapter`), of a model, or of a LoRA adapter.
-        folder: made; one that is there and not empty is refused unless `force`, which replaces it.
+        folder: made; one that is there and not empty is refused unless `force`, which replaces what this made before.
         name: of the model in its card; default: the folder's.
         license: of the weights, as the Hub names it.
         results: file that `slap eval` wrote; default: that in the run, if it was measured with these weights.
         card: a card of your own, with the lines for the results; default: written from the run.
-        credits: text about the training data; default: from the data that the run names.
+        credits: text about the training data; default: `CREDITS.md` beside the weights, else from the data that the
+            run names.
         base: of an adapter: the Hub id of the model that it lies on.
         tell: is called with the name of each check that begins.
     Returns:
         the folder, and what is wrong with it.
     Raises:
         FileNotFoundError: no model in `run`.
-        ValueError: not a SLAP model, weights that are missing, results of other weights, a folder that is not empty.
+        ValueError: not a SLAP model, weights that are missing, results of other weights, a folder that may not
+            be replaced.
     """
     run, folder = Path(run), Path(folder)
     source = find_model(run)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and not force:
-        raise ValueError(f"{str(folder)!r} is there and not empty; name another folder, or pass force=True (--force)")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not force:
+            raise ValueError(f"{str(folder)!r} is there and not empty; name another folder, or force=True (--force)")
+        settings = (folder / "config.json").is_file() or is_adapter(folder)
+        if not (settings and (folder / CARD).is_file() and (folder / LICENSE).is_file()):
+            raise ValueError(f"{str(folder)!r} is nothing that `slap export` made, and is not replaced; name another")
     name, settings = name or folder.absolute().name, read_run(run if source != run else run.parent)
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.absolute().parent, prefix=".writing-") as place:
@@ -95,6 +101,8 @@ def export(
             model = _open(Path(local_base or beside))
             write_card(beside / CARD, name, license, tasks, model, settings, base=base if local_base else None)
             del model
+        if credits is None and (source / CREDITS).is_file():
+            credits = source / CREDITS
         text = Path(credits).read_text(encoding="utf-8") if credits is not None else credits_text(name, settings)
         if text:
             (beside / CREDITS).write_text(text, encoding="utf-8")

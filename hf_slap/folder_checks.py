@@ -18,6 +18,7 @@ import numpy as np
 import soundfile
 import torch
 import yaml
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from . import modeling, use_folder
 from .evaluation.card import BEGIN, END, fill_card
@@ -25,6 +26,7 @@ from .hub import without_tokens
 from .modeling.weights_slap import PICKLES, WeightsError, open_weights
 
 CARD, CREDITS, LICENSE, RESULTS = "README.md", "CREDITS.md", "LICENSE", "results.json"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")  # with a tokenizer, and of a classifier without one
 _TEXTS = (".json", ".md", ".py", ".yaml", ".txt", ".jinja")
 _SUFFIXES = (*_TEXTS, ".safetensors", ".model", ".onnx", ".data", ".png", ".svg", ".wav", ".flac", ".ogg", ".mp3")
 _NAMES = (LICENSE, ".gitattributes")
@@ -91,8 +93,8 @@ def served_tasks(folder: Path) -> list[str]:
     for path in folder.glob("model*.safetensors"):
         with open_weights(path) as file:
             names |= {name.removeprefix("slap.").split(".")[0] for name in file.keys()}  # noqa: SIM118
-    parts = ("text_model", "decoder", "audio_projection", "classifier")
-    return [task for task, part in zip(use_folder.TASKS, parts, strict=True) if part in names]
+    parts = (("text_model",), ("decoder", "language_model"), ("audio_projection",), ("classifier",))
+    return [task for task, of_task in zip(use_folder.TASKS, parts, strict=True) if names & set(of_task)]
 
 
 def _check_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -101,8 +103,10 @@ def _check_files(folder: Path) -> Iterator[tuple[str, str]]:
         yield f"{str(folder)!r} is no folder", again
         return
     weights = "adapter_model.safetensors" if is_adapter(folder) else "model.safetensors"
-    wanted = ["adapter_config.json" if is_adapter(folder) else "config.json", "processor_config.json"]
-    missing = [name for name in (*wanted, CARD, LICENSE) if not (folder / name).is_file()]
+    settings = "adapter_config.json" if is_adapter(folder) else "config.json"
+    missing = [name for name in (settings, CARD, LICENSE) if not (folder / name).is_file()]
+    if not any((folder / name).is_file() for name in PROCESSORS):
+        missing.append(PROCESSORS[0])
     if not (folder / weights).is_file() and not (folder / f"{weights}.index.json").is_file():
         missing.append(weights)
     if missing:
@@ -119,15 +123,23 @@ def _check_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _check_code(folder: Path) -> Iterator[tuple[str, str]]:
     """The code beside the weights is ours: whoever trusts it gets what was tested."""
-    ours = {path.name: path.read_bytes() for path in CODE.glob("*_slap.py")}
-    for name, content in ours.items():
+    for name in sorted(_named_code(folder)):
         if not (folder / name).is_file():
             yield f"{name} is missing", "export the folder again"
-        elif (folder / name).read_bytes() != content:
-            yield f"{name} is not that of the installed hf_slap", "export the folder again"
     for path in sorted(folder.rglob("*.py")):
-        if path.relative_to(folder).as_posix() not in ours:
+        ours = CODE / path.relative_to(folder)
+        if not ours.match("*_slap.py") or not ours.is_file():
             yield f"{path.relative_to(folder)} is not of this package", "remove it"
+        elif path.read_bytes() != ours.read_bytes():
+            yield f"{path.name} is not that of the installed hf_slap", "export the folder again"
+
+
+def _named_code(folder: Path) -> set[str]:
+    """Files of code that the folder's settings name, and those that these import."""
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in folder.glob("*config.json")]
+    named = {f"{module}.py" for text in texts for module in re.findall(r'"(\w+_slap)\.\w+"', text)}
+    named = {name for name in named if (CODE / name).is_file()}
+    return named | {Path(path).name for name in named for path in get_relative_import_files(CODE / name)}
 
 
 def _check_weights(folder: Path) -> Iterator[tuple[str, str]]:
@@ -174,19 +186,43 @@ def _check_card(folder: Path) -> Iterator[tuple[str, str]]:
         with tempfile.TemporaryDirectory() as place:
             copy = Path(place, CARD)
             copy.write_text(text, encoding="utf-8")
-            fill_card(copy, folder / RESULTS)
-            if copy.read_text(encoding="utf-8") != text:
+            try:
+                fill_card(copy, folder / RESULTS, name=_name_in_index(facts))
+            except (ValueError, KeyError) as error:
+                yield f"{RESULTS} cannot be read: {error}", "export again with --results"
+                return
+            if _numbers(copy.read_text(encoding="utf-8")) != _numbers(text):
                 yield f"the numbers of {CARD} are not those of {RESULTS}", "export again with --results"
-    elif "model-index" in facts or "|" in text[text.index(BEGIN) : text.index(END)]:
+    elif "model-index" in facts or _gives_numbers(text[text.index(BEGIN) : text.index(END)]):
         yield f"{CARD} gives numbers, and there is no {RESULTS}", "export with --results, or remove the numbers"
     if not (folder / CREDITS).is_file() or not (folder / CREDITS).read_text(encoding="utf-8").strip():
         yield f"{CREDITS} does not say what the model was trained on", "export with --credits FILE, or write it"
 
 
+def _name_in_index(facts: dict) -> str | None:
+    """How the card's `model-index` calls the model; None where it has none."""
+    index = facts.get("model-index")
+    first = index[0] if isinstance(index, list) and index else None
+    return first.get("name") if isinstance(first, dict) else None
+
+
+def _gives_numbers(results: str) -> bool:
+    """Whether a table has a line that is not of something "not measured" (what others report may stand there)."""
+    lines = [line for line in results.splitlines() if line.startswith("|")]
+    return any("| not measured |" not in line for line in lines[2:])
+
+
+def _numbers(card: str) -> tuple:
+    """What a results file says in a card: its `model-index`, and the text between the marks."""
+    header = yaml.safe_load(card.split("---\n")[1])
+    return header.get("model-index"), card[card.index(BEGIN) : card.index(END)]
+
+
 def _check_privacy(folder: Path) -> Iterator[tuple[str, str]]:
     """Nothing of this machine and no secret travels along."""
     home = str(Path.home())
-    places = [place for place in (home, str(Path.cwd()), str(folder.absolute().parent)) if len(place) > 5]
+    around = map(str, (Path.cwd(), *folder.absolute().parents[:2]))  # `export` checks one folder deeper than it ends
+    places = [place for place in (home, *around) if len(place) > 5]
     for path in published_files(folder):
         if path.suffix not in _TEXTS or path.name == "tokenizer.json":
             continue

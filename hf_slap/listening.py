@@ -18,7 +18,6 @@ from tqdm.auto import tqdm
 
 from .embedding import Clip, embed_clips, open_audio_side
 from .modeling.audio_slap import AudioError
-from .modeling.modeling_slap import SlapForAudioCaptioning
 from .modeling.pipeline_slap import AudioCaptioningPipeline
 from .presence import BACKGROUND, TEMPLATE, presence, prompts
 
@@ -112,11 +111,12 @@ class Listener:
             processor = processor or AutoProcessor.from_pretrained(self.place, **options)
             model = AutoModel.from_pretrained(self.place, **options)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        only_writes = hasattr(model, "generate") and not hasattr(model, "get_text_features")
         model = getattr(model, "slap", model)
         self.model = model.to(device) if device else model
         self.processor = processor
         self._side, self._extractor = open_audio_side(self.model, processor, None, None)
-        if not hasattr(self.model, "get_text_features"):
+        if not hasattr(self.model, "get_text_features") and not only_writes:
             raise ValueError(f"model is {type(model).__name__}, which has no text side; accepted is SlapModel")
         self.model.eval()
         self._texts: dict[str, np.ndarray] = {}
@@ -192,6 +192,10 @@ class Listener:
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(M, P) float32, unit norm. Every text is computed once and kept."""
+        if not hasattr(self.model, "get_text_features"):
+            raise ValueError(
+                f"{self.place!r} is a captioner, which has no text side; labels and queries need a SlapModel"
+            )
         missing = [text for text in dict.fromkeys(texts) if text not in self._texts]
         for start in range(0, len(missing), _TEXTS_AT_ONCE):
             group = missing[start : start + _TEXTS_AT_ONCE]
@@ -318,8 +322,10 @@ def open_captioner(
     """
     if not place:
         raise ValueError("the model was passed without its folder; pass the folder to read its captions")
+    from transformers import AutoModelForSpeechSeq2Seq
+
     options = {"revision": revision} if revision else {}
-    captioner, info = SlapForAudioCaptioning.from_pretrained(place, output_loading_info=True, **options)
+    captioner, info = AutoModelForSpeechSeq2Seq.from_pretrained(place, output_loading_info=True, **options)
     if info["missing_keys"]:
         raise ValueError(f"{place!r} has no caption decoder, so it writes no captions")
     return AudioCaptioningPipeline(

@@ -68,8 +68,15 @@ def export_towers(model: SlapModel) -> dict[str, ExportedProgram]:
         `last_hidden_state` (B, N, D) and `token_mask` (B, N) bool. F is at least two patches (shorter clips are padded
         to it) and at most the longest window; N is the patches that fit into F.
         "text": (input_ids (B, L), attention_mask (B, L) int64) to a dictionary of `text_embeds` (B, P), unit norm.
+    Raises:
+        ValueError: an audio tower that is not SLAP's: those hear windows of one length, cut on the host.
     """
     config, text = model.config.audio_config, model.config.text_config
+    if config.model_type != SlapAudioConfig.model_type:
+        raise ValueError(
+            f"an audio tower of kind {config.model_type!r} is not written as a program; accepted is "
+            f"{SlapAudioConfig.model_type!r}"
+        )
     frames = Dim("frames", min=2 * config.patch_frames, max=_longest_frames(config))
     tokens = Dim("tokens", max=getattr(text, "max_position_embeddings", None))
     clips, texts = Dim("clips"), Dim("texts")

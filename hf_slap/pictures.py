@@ -18,6 +18,7 @@ _HELD_OUT = {
     "text to audio recall@10": "clips found by caption, first 10",
     "audio to text recall@10": "captions found by clip, first 10",
     "zero-shot accuracy": "classified by label",
+    "zero-shot score": "zero-shot tasks, mean",
 }
 _SHARES = (0, 1.4)  # up to 1, and room for the legend
 # Title, {value: label}, limits of the axis ("log": its scale).

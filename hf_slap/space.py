@@ -58,7 +58,7 @@ def make_space(folder: str | os.PathLike, model: str | None = None, title: str =
     _copy_code(folder / "hf_slap", with_model=model is None)
     if is_folder:
         shutil.copytree(model, folder / "model", ignore=shutil.ignore_patterns(".*", "checkpoints"))
-    place: Any = 'str(Path(__file__).with_name("model"))' if is_folder else repr(model)
+    place: Any = f'str(Path(__file__).with_name("model")), name={title!r}' if is_folder else repr(model)
     names = {
         "title": title,
         "gradio": version("gradio"),

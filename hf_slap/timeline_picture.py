@@ -47,7 +47,7 @@ def timeline_figure(found: "Timeline"):
     FigureCanvasAgg(figure)
 
     left = min(0.30, 0.035 + 0.0078 * max([8, *(len(_short(label)) for label in tracks)]))
-    right = 0.93 if tracks else 0.975
+    right = 0.93
 
     def place(top: float, tall: float) -> tuple[float, float, float, float]:
         return left, 1 - (top + tall) / height, right - left, tall / height
@@ -144,7 +144,10 @@ def _draw_bars(
 ) -> None:
     least = span / 1200  # what is shorter would not be seen
     bars = [(one.start, max(least, one.end - one.start)) for one in segments]
-    axis.broken_barh(bars, (bottom, tall), facecolors=colours, alpha=0.85, edgecolor="white", linewidth=0.6, zorder=2)
+    edges = [0.6 if width > 5 * least else 0.0 for _, width in bars]  # points; of a narrow bar nothing would be left
+    axis.broken_barh(
+        bars, (bottom, tall), facecolors=colours, alpha=0.85, edgecolor="white", linewidth=edges or 0, zorder=2
+    )
 
 
 def _envelope(scores: np.ndarray, found: "Timeline", most: int = 1200) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 import traceback
 from pathlib import Path
@@ -19,6 +20,7 @@ from hf_slap.hub import HubError, on_the_hub, without_tokens
 from hf_slap.push import RefusedFolder, push
 from hf_slap.use_folder import TASKS
 
+LOADING = CHECKS["loading"]
 TOKEN = "hf_ThisTokenMustNeverBeSeenAnywhere"
 
 
@@ -109,8 +111,10 @@ def test_credits_count_the_licences_of_the_data(exported):
 def test_a_card_without_results_says_so_and_results_of_other_weights_are_refused(
     run_folder, tiny_folder, tmp_path, without_loading
 ):
-    (tmp_path / "credits.txt").write_text("My own recordings.\n")
-    done = export(tiny_folder, tmp_path / "plain", credits=tmp_path / "credits.txt")
+    shutil.copytree(tiny_folder, tmp_path / "model")
+    (tmp_path / "model" / "CREDITS.md").write_text("My own recordings.\n")  # beside the weights: as --credits
+    done = export(tmp_path / "model", tmp_path / "plain")
+    assert (done.folder / "CREDITS.md").read_text() == "My own recordings.\n"
     assert done.problems == [] and "\nNot measured.\n" in (done.folder / "README.md").read_text()
     assert (done.folder / "CREDITS.md").read_text() == "My own recordings.\n"
     with pytest.raises(ValueError, match="measured with other weights"):
@@ -154,6 +158,27 @@ def test_every_check_refuses_what_it_is_for_and_says_what_to_do(folder, check, s
     assert refused.value.problems == problems
 
 
+def test_a_card_may_be_edited_around_its_numbers(folder, without_loading):
+    edit(
+        folder / "README.md",
+        "license: cc-by-4.0\n",
+        "language: [en]  # mine\nlicense: cc-by-4.0\n",
+        "\nMy own words.\n",
+    )
+    assert check_folder(folder) == []
+
+
+def test_what_others_report_may_stand_beside_what_was_not_measured(folder, without_loading):
+    (folder / "results.json").unlink()
+    card = re.sub("model-index:.*?---\n", "---\n", (folder / "README.md").read_text(), flags=re.DOTALL)
+    table = "| task | metric | value | reported elsewhere |\n|---|---|---|---|\n| bells | accuracy | not measured | 93.9 % |"
+    card = re.sub("(<!-- results -->\n).*(\n<!-- /results -->)", rf"\1{table}\2", card, flags=re.DOTALL)
+    (folder / "README.md").write_text(card)
+    assert check_folder(folder) == []
+    edit(folder / "README.md", "not measured |", "93.9 % |")
+    assert "gives numbers, and there is no results.json" in check_folder(folder)[0].what
+
+
 def edit(path: Path, old: str, new: str, more: str = "") -> None:
     path.write_text(path.read_text().replace(old, new, 1) + more if old else path.read_text() + more)
 
@@ -177,7 +202,8 @@ def test_a_folder_promises_only_what_its_weights_serve(tiny_folder, tmp_path, wi
     assert [problem.check for problem in done.problems] == ["card"]  # nobody said what it was trained on
 
 
-def test_a_classifier_without_a_tokenizer_is_loaded_with_and_without_the_package(tiny_folder, tmp_path):
+def test_a_classifier_without_a_tokenizer_is_loaded_with_and_without_the_package(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHECKS, "loading", LOADING)
     model = hf_slap.SlapForAudioClassification.from_pretrained(
         tiny_folder, id2label={0: "bell", 1: "drum"}, label2id={"bell": 0, "drum": 1}
     )
@@ -211,12 +237,14 @@ def test_what_is_no_finished_run_is_refused(tiny_folder, tmp_path):
     (tmp_path / "there" / "thesis.txt").write_text("ten years of work")
     with pytest.raises(ValueError, match="is there and not empty"):
         export(tiny_folder, tmp_path / "there")
+    with pytest.raises(ValueError, match="is nothing that `slap export` made"):
+        export(tiny_folder, tmp_path / "there", force=True)
     assert (tmp_path / "there" / "thesis.txt").is_file() and not (tmp_path / "out").exists()
 
 
 def test_an_adapter_on_a_folder_of_this_machine_needs_a_base_that_others_have(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base")}))
-    with pytest.raises(ValueError, match="which nobody else has: .* --base org/name"):
+    with pytest.raises(ValueError, match="which nobody else has: .*--base org/name"):
         export(tmp_path, tmp_path / "out")
 
 
@@ -228,6 +256,8 @@ def test_the_commands_say_what_is_wrong_and_end_with_a_status(
     assert "check card: CREDITS.md does not say" in said.err and "slap push" not in said.out
     assert main(["export", str(tiny_folder), str(tmp_path / "out")]) == 2
     assert "--force" in capsys.readouterr().err
+    assert main(["export", str(tiny_folder), str(tmp_path / "out"), "--force", "--quiet"]) == 1
+    assert "check card" in capsys.readouterr().err
     (folder / "weights.bin").write_bytes(b"x")
     assert main(["push", str(folder), "org/my-slap"]) == 2
     assert "files: weights.bin is a pickle" in capsys.readouterr().err.replace("\n", " ")

@@ -247,3 +247,14 @@ def test_pictures_of_much_and_of_nothing_stay_in_size():
     assert "silence" in texts(timeline_figure(made()))
     for figure in (many, timeline_figure(long)):
         assert figure.get_size_inches()[1] < 14
+
+
+def test_short_segments_of_an_hour_keep_their_colour():
+    segments = [Segment(start, start + 3.0, "rain", 0.9) for start in range(0, 3600, 6)]  # half of the hour
+    figure = timeline_figure(made(segments=segments, labels=["rain"], seconds=3600.0))
+    figure.canvas.draw()
+    box = figure.axes[1].get_window_extent()
+    pixels = np.asarray(figure.canvas.buffer_rgba())[::-1, :, :3].astype(int)
+    track = pixels[round(box.y0 + box.height * 0.3) : round(box.y0 + box.height * 0.7), round(box.x0) : round(box.x1)]
+    blue = track[..., 2] - track[..., 0]  # 0 on white, 148 on the colour of the first track as it is drawn
+    assert 0.35 < blue.mean() / 148 < 0.65

@@ -86,6 +86,7 @@ def cut_text_tower(tower: str, folder: Path, tokens: int, layers: int, labels: l
     specials = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
     smaller = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(description)),
+        clean_up_tokenization_spaces=True,  # captions say "a ship's timber", not "a ship ' s timber"
         model_max_length=128,
         model_input_names=["input_ids", "attention_mask"],
         **specials,

@@ -118,10 +118,14 @@ def _read(place: str, name: str) -> str | None:
     folder = Path(place).expanduser()
     if not folder.is_dir():
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
             return Path(hf_hub_download(place, name)).read_text(encoding="utf-8")
+        except LocalEntryNotFoundError as error:  # an EntryNotFoundError too, but the Hub was not asked
+            raise OSError(
+                f"there is no folder {place!r}, and as a model on the Hub it cannot be read: {error}"
+            ) from error
         except EntryNotFoundError:
             return None
     path = folder / name

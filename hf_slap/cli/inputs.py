@@ -84,15 +84,24 @@ def open_place(model: str | None) -> str:
 
 def open_listener(model: str | None, device: str | None) -> "Listener":
     """The model that is asked for."""
+    import torch
+
     from ..listening import Listener
     from .output import calm
 
     calm()
     place = open_place(model)
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+            raise typer.BadParameter(f"--device {device}: not usable here; torch says: {error}") from error
     try:
         return Listener(place, device=device)
     except OSError as error:  # some say only that there is no network
-        raise OSError(f"model {place!r} cannot be loaded: {error}") from error
+        local = f"model {place!r} cannot be loaded"
+        remote = f"there is no folder {place!r}, and as a model on the Hub it cannot be loaded"
+        raise OSError(f"{local if os.path.isdir(place) else remote}: {error}") from error
 
 
 def found_sounds(inputs: list[str]) -> tuple[list[Sound], list[tuple[str, str]]]:

@@ -23,7 +23,6 @@ def index(
     folders: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FOLDERS...",
             help="Folders and files.  \\[default: the folders indexed before]",
             show_default=False,
         ),

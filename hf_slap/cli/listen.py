@@ -75,6 +75,10 @@ def classify(
     with _listening(sounds, model, device, ["sound", "label", "score"], format, output, quiet) as run:
         known = run.listener.labels(names, template or TEMPLATE, multi_label)
         best = top or (_BEST if run.report.format is Format.table else None)
+        if len(names) == 1 and not multi_label and not quiet:
+            errors().print(
+                "one label alone always scores 1: give others to compare with, or --multi-label", style="dim"
+            )
         for clip in run.listener.embed(run.items, each_window=anywhere, bar=run.bar):
             if clip.reason is not None:
                 run.report.fail(clip.id, clip.reason)

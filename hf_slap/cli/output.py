@@ -43,14 +43,18 @@ class Report:
     Args:
         columns: of table and CSV.
         format: None: by the suffix of `output`, else a table.
-        output: a file; None: stdout.
+        output: a file, whose folder is made; None: stdout.
         what: what an item is called, in the plural.
+    Raises:
+        ValueError: a suffix that says nothing about the format, without a format.
     """
 
     def __init__(
         self, columns: Sequence[str], format: Format | None = None, output: Path | None = None, what: str = "sounds"
     ):
         suffix = output.suffix.lower().removeprefix(".") if output else ""
+        if format is None and suffix not in ("", "txt", *Format.__members__):
+            raise ValueError(f"--output {output}: name it .json, .csv or .txt (a table), or say --format")
         self.format = format or (Format(suffix) if suffix in ("json", "csv") else Format.table)
         self.columns, self.what, self._output = list(columns), what, output
         self.done = self.failed = 0
@@ -58,6 +62,8 @@ class Report:
         self._table = Table(*self.columns, box=None, pad_edge=False, header_style="bold")
 
     def __enter__(self) -> "Report":
+        if self._output:
+            self._output.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = open(self._output, "w", encoding="utf-8", newline="") if self._output else sys.stdout
         return self
 

@@ -18,7 +18,10 @@ def export(
     ] = None,
     card: Annotated[Path | None, typer.Option(help="A card of your own, with the lines for the results.")] = None,
     credits: Annotated[
-        Path | None, typer.Option(help="What it was trained on, and under which licences.  \\[default: from the data]")
+        Path | None,
+        typer.Option(
+            help="What it was trained on, and its licences.  \\[default: CREDITS.md of the model, else from the data]"
+        ),
     ] = None,
     base: Annotated[str | None, typer.Option(help="Of an adapter: Hub id of the model that it lies on.")] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Both towers as ONNX files too, in the folder onnx/.")] = False,

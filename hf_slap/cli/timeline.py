@@ -1,5 +1,6 @@
 """The command timeline: what happens when in a recording."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,8 @@ def timeline(
     """
     names = label_names(labels) if labels else None
     found, missing = found_sounds(sounds)
-    paths = _checked(output or [], [sound.name for sound in found])
+    paths = _checked(output or [], len(found))
+    stems = _stems([sound.name for sound in found]) if paths else {}
     settings: dict[str, Any] = {"multi_label": not exclusive, "min_seconds": shortest}
     settings |= {"template": template} if template else {}
     settings |= {} if threshold is None else {"threshold": threshold}
@@ -85,7 +87,7 @@ def timeline(
                 with progress(sound.name, quiet=quiet) as bar:
                     heard = _teller(bar, sound.source)
                     result = listen(listener, None, sound.source, names, name=sound.name, progress=heard, **settings)
-                written = [str(result.save(_path_of(path, sound.name))) for path in paths]
+                written = [str(result.save(_path_of(path, stems[sound.name]))) for path in paths]
             except (AudioError, OSError, RuntimeError) as error:
                 report.fail(sound.name, str(error) or type(error).__name__)
                 continue
@@ -100,7 +102,8 @@ def timeline(
 
 def _as_results(found: "Timeline") -> tuple[dict, list, list]:
     """What a report takes: a record, rows and cells."""
-    rows = [[found.name, *one[: 4 if found.labels else 3]] for one in found.segments]
+    record = found.to_dict()
+    rows = [[found.name, *one.values()] for one in record["segments"]]
     cells = [
         [
             "" if row else found.name,
@@ -111,7 +114,7 @@ def _as_results(found: "Timeline") -> tuple[dict, list, list]:
         ]
         for row, one in enumerate(found.segments)
     ]
-    return found.to_dict(), rows, cells
+    return record, rows, cells
 
 
 def _teller(bar: Any, source: str) -> Callable[[str, float], None]:
@@ -125,7 +128,7 @@ def _teller(bar: Any, source: str) -> Callable[[str, float], None]:
     return lambda what, seconds: bar.set_postfix_str(f"{what} {clock(seconds)}{whole}")
 
 
-def _checked(paths: list[Path], sounds: list[str]) -> list[Path]:
+def _checked(paths: list[Path], sounds: int) -> list[Path]:
     """Paths of files to write, all of which can be written.
 
     Raises:
@@ -136,18 +139,28 @@ def _checked(paths: list[Path], sounds: list[str]) -> list[Path]:
     for path in paths:
         if path.suffix.lower() not in SUFFIXES:
             raise typer.BadParameter(f"--output {path}: accepted are files that end in {' '.join(SUFFIXES)}")
-        if len(sounds) > 1 and "{}" not in str(path):
+        if sounds > 1 and "{}" not in str(path):
             raise typer.BadParameter(
-                f'--output {path}: there are {len(sounds)} sounds; write {{}} where their names go, as in "{{}}.png"'
+                f'--output {path}: there are {sounds} sounds; write {{}} where their names go, as in "{{}}.png"'
             )
-    stems = [Path(sound).stem for sound in sounds]
-    if paths and (twice := [stem for stem in stems if stems.count(stem) > 1]):
-        raise typer.BadParameter(f"--output: {len(twice)} of the sounds share names, such as {twice[0]!r}")
     return paths
 
 
-def _path_of(path: Path, sound: str) -> Path:
+def _stems(sounds: list[str]) -> dict[str, str]:
+    """What {} stands for: names without suffix, with it where the suffix is all that differs.
+
+    Raises:
+        typer.BadParameter: files of the same name, in several folders.
+    """
+    short = Counter(Path(sound).stem for sound in sounds)
+    stems = {sound: Path(sound).stem if short[Path(sound).stem] == 1 else Path(sound).name for sound in sounds}
+    if twice := [stem for stem, count in Counter(stems.values()).items() if count > 1]:
+        raise typer.BadParameter(f"--output: several sounds are called {twice[0]!r}; give one folder at a time")
+    return stems
+
+
+def _path_of(path: Path, stem: str) -> Path:
     """Where a sound's file goes; folders are made."""
-    path = Path(str(path).replace("{}", Path(sound).stem))
+    path = Path(str(path).replace("{}", stem))
     path.parent.mkdir(parents=True, exist_ok=True)
     return path

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .inputs import Device, find_sounds, open_place
+from .inputs import Device, found_sounds, open_place
 from .output import FormatOption, OutputOption, Quiet, Report, calm, clock, errors, progress
 
 
@@ -35,7 +35,7 @@ def info(
     if models and len(models) < len(things):
         raise typer.BadParameter(f"{models} are models, the others are not; ask for one kind at a time")
     if things and not models:
-        sounds, missing = find_sounds(things)
+        sounds, missing = found_sounds(things)
         columns = ["sound", "format", "length", "Hz", "channels", "peak dB"]
         with Report(columns, format, output) as report, progress("reading", len(sounds)) as report.bar:
             for name, reason in missing:
@@ -118,7 +118,7 @@ def eval(
     calm()
     results = evaluate(
         open_place(model), suite=suite, tasks=task, data=named_sets(data or []), output=folder, download=download,
-        again=again, name=name, revision=revision, device=device, progress=not quiet,
+        again=again, name=name, revision=revision, device=device, progress=errors().is_terminal and not quiet,
     )  # fmt: skip
     scores = [results.scores[one.name] for one in choose_tasks(suite, task)]
     with Report(["task", "metric", "value", "low", "high", "chance", "clips"], format, output, what="tasks") as report:

@@ -32,6 +32,8 @@ def test_the_help_of_a_command_has_examples_that_begin_with_it(name, capsys, mon
     shown = capsys.readouterr().out
     lines = [line.strip() for line in shown[shown.index("Examples") :].splitlines()]
     assert any(line.startswith(f"slap {name}") for line in lines)
+    assert f"\n   slap {name}" in shown, "examples lie under their heading"
+    assert "{" not in shown[: shown.index("Examples")], "arguments are written as people write them"
     assert "--help" in shown
 
 

@@ -47,6 +47,17 @@ def test_classify_passes_its_settings_on(slap, sounds, tiny_folder, listener):
     )
 
 
+def test_one_label_alone_is_answered_with_a_hint(slap, sounds, tiny_folder):
+    status, _, said = slap("classify", "one.wav", "-l", "dog", "-m", tiny_folder)
+    assert status == 0 and "one label alone always scores 1" in said
+    assert slap("classify", "one.wav", "-l", "dog", "-m", tiny_folder, "--multi-label")[2] == ""
+
+
+def test_a_device_that_is_not_there_is_a_usage_error(slap, sounds, tiny_folder):
+    status, out, said = slap("caption", "one.wav", "-m", tiny_folder, "--device", "banana")
+    assert (status, out) == (2, "") and "--device banana" in said
+
+
 def test_nothing_to_hear_is_a_usage_error(slap, sounds, tiny_folder):
     status, out, said = slap("classify", "gone.wav", "lost.wav", "-l", "dog", "-m", tiny_folder)
     assert (status, out) == (2, "") and "gone.wav" in said

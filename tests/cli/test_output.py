@@ -53,6 +53,13 @@ def test_the_suffix_of_the_file_decides_unless_the_format_is_given(tmp_path):
     assert (tmp_path / "a.CSV").read_text().startswith("sound,score\n")
 
 
+def test_folders_are_made_and_suffixes_that_say_nothing_are_refused(tmp_path):
+    report(None, tmp_path / "new" / "a.txt")
+    assert (tmp_path / "new" / "a.txt").read_text().startswith("sound")
+    with pytest.raises(ValueError, match="name it .json, .csv or .txt"):
+        report(None, tmp_path / "a.tsv")
+
+
 def test_failures_are_named_and_counted_on_stderr_and_end_with_1_after_all_results(capsys):
     with pytest.raises(typer.Exit) as left:
         report(Format.json, fail=True)

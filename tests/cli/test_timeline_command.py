@@ -1,5 +1,7 @@
 """The command timeline."""
 
+import shutil
+
 import pytest
 
 import hf_slap
@@ -36,3 +38,13 @@ def test_files_that_cannot_be_written_so_are_refused_at_once(slap, sounds, outpu
     options = [word for output in outputs for word in ("-o", output)]
     status, _, error = slap("timeline", "one.wav", "two.flac", *options)
     assert status == 2 and said in " ".join(error.replace("│", " ").split())
+
+
+def test_sounds_that_differ_by_suffix_keep_it_and_those_of_one_name_are_refused(slap, sounds, tiny_folder):
+    shutil.copy("one.wav", "one.flac")
+    assert slap("timeline", "one.wav", "one.flac", "two.flac", "-m", tiny_folder, "-o", "{}.csv", "-l", "dog")[0] == 0
+    assert all((sounds / name).is_file() for name in ("one.wav.csv", "one.flac.csv", "two.csv"))
+    (sounds / "below").mkdir()
+    shutil.copy("one.wav", "below")
+    status, _, error = slap("timeline", "one.wav", "below/one.wav", "-o", "{}.csv")
+    assert status == 2 and "several sounds are called 'one.wav'" in " ".join(error.replace("│", " ").split())

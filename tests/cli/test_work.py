@@ -35,6 +35,7 @@ def test_info_of_a_model_counts_its_weights_and_reads_its_card(slap, tiny_folder
 def test_info_of_nothing_is_about_the_model_that_ships_and_what_is_installed(slap):
     status, [facts], _ = slap("info", "-f", "json")
     assert status == 0 and facts["model"] == "slap-nano" and "torch " in facts["installed"]
+    assert facts["licence"] == "apache-2.0" and "clips" in facts["training"][0] and "accuracy" in facts["scores"][0]
 
 
 def test_info_of_damaged_weights_says_so(slap, tiny_folder, tmp_path):

@@ -1,0 +1,34 @@
+"""A folder as slap-nano ships: weights in float16, without the code beside them, which hf_slap has.
+
+python examples/slap_nano/pack.py runs/slap-nano/model hf_slap/bundled/slap-nano
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+_OF_CODE = ("auto_map", "custom_pipelines")  # keys that name code beside the weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, help="folder that a run exported")
+    parser.add_argument("folder", type=Path, help="where to; CREDITS.md comes from examples/slap_nano/prepare.py")
+    parsed = parser.parse_args(arguments)
+    parsed.folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(parsed.model.iterdir()):
+        if path.suffix == ".json":
+            content = json.loads(path.read_text())
+            if isinstance(content, dict):
+                content = {key: value for key, value in content.items() if key not in _OF_CODE}
+            (parsed.folder / path.name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    half = {name: weight.half() for name, weight in load_file(parsed.model / "model.safetensors").items()}
+    save_file(half, parsed.folder / "model.safetensors", metadata={"format": "pt"})
+    size = sum(path.stat().st_size for path in parsed.folder.iterdir())
+    print(f"{parsed.folder}: {size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
