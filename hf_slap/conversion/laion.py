@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from .checkpoint import check_front_end, htsat_dropped, htsat_rules, htsat_sizes, load_strictly, rename, split_qkv
-from .msclap import HEAD_SIZE, Converted, check_vocabulary, layers_of, shapes_of
+from .msclap import Converted, bert_sizes, check_vocabulary, shapes_of
 
 TEXT_TOKENS = 77
 FUSION = "audio_branch.patch_embed.fusion_model."
@@ -43,16 +43,10 @@ def convert_laion(state: dict[str, Tensor], tokenizer: str = "roberta-base") -> 
         ConversionError: see `rename`, `load_strictly`, `check_front_end`; a tokenizer of another size.
     """
     shape, base = shapes_of(state), "text_branch."
-    vocabulary, width = shape(f"{base}embeddings.word_embeddings.weight")
     is_fused = any(key.startswith(FUSION) for key in state)
     config = ClapConfig(
         text_config=ClapTextConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers_of(state, f"{base}encoder.layer."),
-            num_attention_heads=width // HEAD_SIZE,
-            intermediate_size=shape(f"{base}encoder.layer.0.intermediate.dense.weight")[0],
-            max_position_embeddings=shape(f"{base}embeddings.position_embeddings.weight")[0],
+            **bert_sizes(state, base),
             layer_norm_eps=1e-5,  # RoBERTa's; that of ClapTextConfig differs
             type_vocab_size=shape(f"{base}embeddings.token_type_embeddings.weight")[0],
             projection_dim=shape("text_projection.0.weight")[0],
@@ -75,7 +69,7 @@ def convert_laion(state: dict[str, Tensor], tokenizer: str = "roberta-base") -> 
     weights.update({key: value for key, value in model.state_dict().items() if key in COMPUTED})
     load_strictly(model, weights)
     made = AutoTokenizer.from_pretrained(tokenizer, model_max_length=TEXT_TOKENS)
-    check_vocabulary(made, tokenizer, vocabulary)
+    check_vocabulary(made, tokenizer, config.text_config.vocab_size)
     return Converted(model, ClapProcessor(feature_extractor=extractor, tokenizer=made), dropped)
 
 

@@ -90,18 +90,9 @@ def convert_2022(state: dict[str, Tensor], tokenizer: str = "bert-base-uncased",
         r"caption_encoder\.base\.embeddings\.position_ids": "numbers of the places: computed",
         r"caption_encoder\.base\.pooler\..*": "BERT's pooler; CLAP takes the hidden state of [CLS] itself",
     }
-    base = "caption_encoder.base."
-    vocabulary, width = shape(f"{base}embeddings.word_embeddings.weight")
-    text = BertConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        num_hidden_layers=layers_of(state, f"{base}encoder.layer."),
-        num_attention_heads=width // HEAD_SIZE,
-        intermediate_size=shape(f"{base}encoder.layer.0.intermediate.dense.weight")[0],
-        max_position_embeddings=shape(f"{base}embeddings.position_embeddings.weight")[0],
-    )
+    text = BertConfig(**bert_sizes(state, "caption_encoder.base."))
     made = AutoTokenizer.from_pretrained(tokenizer, model_max_length=TEXT_TOKENS["2022"])
-    check_vocabulary(made, tokenizer, vocabulary)
+    check_vocabulary(made, tokenizer, text.vocab_size)
     return _convert(state, audio_config, text, made, "cls", rules, dropped, compat)
 
 
@@ -175,6 +166,20 @@ def gpt2_config(state: dict[str, Tensor], old: str) -> GPT2Config:
         bos_token_id=vocabulary - 1,  # <|endoftext|> is the last
         eos_token_id=vocabulary - 1,
     )
+
+
+def bert_sizes(state: dict[str, Tensor], old: str) -> dict[str, int]:
+    """Sizes of a BERT, or RoBERTa, whose weights' names begin with `old`: keywords of its configuration."""
+    shape = shapes_of(state)
+    vocabulary, width = shape(f"{old}embeddings.word_embeddings.weight")
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers_of(state, f"{old}encoder.layer."),
+        "num_attention_heads": width // HEAD_SIZE,
+        "intermediate_size": shape(f"{old}encoder.layer.0.intermediate.dense.weight")[0],
+        "max_position_embeddings": shape(f"{old}embeddings.position_embeddings.weight")[0],
+    }
 
 
 def gpt2_tokenizer(
