@@ -18,7 +18,13 @@ from .modeling.processing_slap import SlapProcessor
 from .modeling.weights_slap import WeightsError
 from .registration import save_folder
 
-_CLASSES = ("SlapForPreTraining", "SlapModel", "SlapForAudioCaptioning", "SlapForAudioClassification")
+_CLASSES = (
+    "SlapForPreTraining",
+    "SlapModel",
+    "SlapForAudioCaptioning",
+    "SlapForPrefixCaptioning",
+    "SlapForAudioClassification",
+)
 _AUTO_CLASSES = {  # of auto_map, and the pipeline whose weights they need
     "AutoModel": use_folder.TASKS[0],
     "AutoModelForSpeechSeq2Seq": use_folder.TASKS[1],
@@ -159,7 +165,8 @@ def _write_model(source: Path, folder: Path) -> None:
     # What the weights do not serve is not promised to readers of config.json.
     tasks, path = served_tasks(folder), folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    config["auto_map"] = {k: v for k, v in config["auto_map"].items() if _AUTO_CLASSES.get(k, tasks[0]) in tasks}
+    if config["architectures"] != ["SlapForPrefixCaptioning"]:  # that one is all of its folder's Auto classes
+        config["auto_map"] = {k: v for k, v in config["auto_map"].items() if _AUTO_CLASSES.get(k, tasks[0]) in tasks}
     config["custom_pipelines"] = {task: how for task, how in config["custom_pipelines"].items() if task in tasks}
     if config["architectures"] != ["SlapForPreTraining"]:
         config["auto_map"].pop("AutoModelForPreTraining", None)

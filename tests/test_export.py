@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import GPT2Config
 
 import hf_slap
 from hf_slap.cli import main
@@ -219,6 +220,19 @@ def test_a_classifier_without_a_tokenizer_is_loaded_with_and_without_the_package
     )
     [problem] = check_folder(done.folder)
     assert problem.check == "loading" and "does not load where hf_slap is not installed" in problem.what
+
+
+def test_a_prefix_captioner_is_loaded_with_and_without_the_package(tiny_folder, tiny_processor, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHECKS, "loading", LOADING)
+    vocabulary = tiny_processor.tokenizer
+    special = {name: getattr(vocabulary, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    writer = GPT2Config(vocab_size=len(vocabulary), n_embd=16, n_layer=1, n_head=2, n_positions=32, **special)
+    sizes = {"prefix_tokens": 4, "projected_tokens": 4, "mapper_layers": 1, "mapper_heads": 2, "max_caption_tokens": 8}
+    model = hf_slap.SlapForPrefixCaptioning.from_audio_language_pretrained(tiny_folder, writer, **sizes)
+    hf_slap.save_folder(tmp_path / "run", model, tiny_processor)
+    (tmp_path / "credits.md").write_text("Bells and drums.\n")
+    done = export(tmp_path / "run", tmp_path / "writer", credits=tmp_path / "credits.md")
+    assert done.problems == [] and done.tasks == list(TASKS[1:3])
 
 
 def test_what_is_no_finished_run_is_refused(tiny_folder, tmp_path):
