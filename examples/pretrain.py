@@ -152,6 +152,8 @@ def main(arguments: list[str] | None = None) -> Path:
         first_step = state["step"]
         accelerator.print(f"continuing after step {first_step}, from {checkpoint}")
     last_step = min(config.total_steps, config.stop_step or config.total_steps)
+    if hasattr(audio, "window_frames"):  # a short clip is filled up, and costs as much as a long one
+        durations = np.maximum(durations, audio.max_audio_seconds)
     batches = run_batches(
         durations, config.batch_seconds, config.seed, first_step, last_step, rank(), world_size(),
         audio.max_audio_seconds, config.max_batch_clips, config.accumulation_steps, order,
@@ -175,6 +177,7 @@ def main(arguments: list[str] | None = None) -> Path:
         accelerator.init_trackers("slap", {"config": config.to_yaml()}, init_kwargs=same_run)
     skipped = SkippedSteps(run_folder, config.max_skipped_steps, config.max_skipped_share, state, first_step, is_main())
     follow = HeldOut(config, state)
+    counters_when_good = follow.counters
     save = functools.partial(
         save_checkpoint, checkpoints, model=wrapped, optimizer=optimizer, teacher=teacher,
         settings=config.settings(), keep=config.keep_checkpoints,

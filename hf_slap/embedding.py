@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from .files import UNFINISHED, write_whole
 from .modeling.audio_slap import AudioError
@@ -583,7 +583,10 @@ def open_audio_side(
         dtype = getattr(torch, str(dtype).removeprefix("torch."))
     if isinstance(model, str | os.PathLike):
         side, info = SlapAudioModelWithProjection.from_pretrained(
-            model, output_loading_info=True, **({} if dtype is None else {"dtype": dtype})
+            model,
+            config=AutoConfig.from_pretrained(model),  # that of a prefix captioner too
+            output_loading_info=True,
+            **({} if dtype is None else {"dtype": dtype}),
         )
         if info["missing_keys"]:
             raise ValueError(
@@ -598,7 +601,7 @@ def open_audio_side(
     tower = getattr(base, "audio_model", None)
     if not hasattr(base, "audio_projection") or not hasattr(base, "embed_audio"):
         raise ValueError(
-            f"model is {type(model).__name__}; accepted: SlapModel, SlapForPreTraining, and a folder or Hub id of one"
+            f"model is {type(model).__name__}; accepted are SlapModel, SlapForPreTraining, a folder or a Hub id of one"
         )
     if extractor is None:
         raise ValueError("a model without its processor; pass processor=..., or the model's folder in place of both")

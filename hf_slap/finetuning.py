@@ -15,8 +15,10 @@ from typing import Any
 from torch import nn
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
+from .data import end_texts
 from .distributed import main_first, on_main
 from .fitting import LoopConfig
+from .modeling.configuration_slap import SlapConfig
 from .modeling.processing_slap import SlapProcessor
 from .starting_points import QUANTIZATIONS, freeze, load_start, tell_start
 from .training_config import checked, refuse_unknown
@@ -76,9 +78,10 @@ class FinetuneConfig(LoopConfig):
             self.lora = {f.name: checked(f"lora.{f.name}", given[f.name], f.type) for f in fields}
             if self.lora["r"] < 1:
                 raise ValueError(f"lora.r is {self.lora['r']}; a rank is at least 1")
-            if self.audio_tower or getattr(self, "text_tower", None):
+            if self.audio_tower or getattr(self, "text_tower", None) or getattr(self, "language_model", None):
                 raise ValueError(
-                    "an adapter names one model to lie on: with lora, audio_tower and text_tower must be null"
+                    "an adapter names one model to lie on: with lora, audio_tower, text_tower and language_model must "
+                    "be null"
                 )
         if self.quantization is not None and self.quantization not in QUANTIZATIONS:
             raise ValueError(f"quantization is {self.quantization!r}; accepted are null and {list(QUANTIZATIONS)}")
@@ -106,7 +109,9 @@ def open_processor(source: str, text_tower: str | None = None) -> SlapProcessor:
     if text_tower is None:
         return processor
     tokenizer = main_first(lambda: AutoTokenizer.from_pretrained(text_tower))
-    if tokenizer.pad_token is None:
+    if SlapConfig.from_pretrained(source).text_pooling == "last":
+        end_texts(tokenizer)
+    elif tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return SlapProcessor(processor.feature_extractor, tokenizer)
 
@@ -133,12 +138,11 @@ def prepare_model(
     model, report = main_first(lambda: load_start(*start, **config_changes))
     freeze(model, unused, missing_ok=True)
     freeze(model, config.frozen)
-    model.train()  # again: some classes keep parts that are frozen in evaluation mode
     if config.gradient_checkpointing:
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     trained = model
     if config.lora is not None:
-        trained = wrap_lora(model, LoraSettings(**config.lora), config.model, config.frozen, new_parts)
+        trained = wrap_lora(model, LoraSettings(**config.lora), config.model, config.frozen, new_parts).train()
     on_main(lambda: tell_start(Path(config.run_folder), trained, report, config.frozen))
     return model, trained
 

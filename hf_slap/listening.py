@@ -181,10 +181,10 @@ class Listener:
         templates = [template] if isinstance(template, str) else list(template)
         if not templates:
             raise ValueError("template is an empty list; pass one text with {} in it, or several")
-        bias = self.model.bias
+        embeddings, bias = self._ensemble([prompts(names, one) for one in templates]), self.model.bias
         return Labels(
             list(names),
-            self._ensemble([prompts(names, one) for one in templates]),
+            embeddings,
             self.model.scale.item(),
             0.0 if bias is None else bias.item(),
             self._ensemble([prompts(BACKGROUND, one) for one in templates]) if multi_label else None,

@@ -143,6 +143,12 @@ def _take_audio_tower(model: PreTrainedModel, audio_tower: str) -> None:
             f"the audio tower of {audio_tower} is {theirs} wide, the rest of the model expects {ours}; "
             "pretrain with that tower instead"
         )
+    front_ends = [getattr(config, "front_end", None) for config in (model.config.audio_config, tower.config)]
+    if front_ends[0] != front_ends[1]:
+        raise ValueError(
+            f"the audio tower of {audio_tower} hears another front end ({front_ends[1] or 'the default'}) than the "
+            f"rest of the model ({front_ends[0] or 'the default'}); pretrain with that tower instead"
+        )
     model.config.audio_config = tower.config
     base.audio_model = tower
 
@@ -358,6 +364,7 @@ def freeze(model: nn.Module, patterns: Sequence[str], missing_ok: bool = False) 
         for name, parameter in found:
             parameter.requires_grad_(False)
             frozen.append(name)
+    model.train(model.training)  # some parts, once frozen, stay in evaluation mode
     return frozen
 
 

@@ -330,7 +330,10 @@ def read_file(path: Path, above: Sequence[Path] = ()) -> dict:
     Raises:
         ValueError: a file without keys, or one that is its own base.
     """
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML file of `key: value` lines: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {type(values).__name__}; expected `key: value` lines")
     base = values.pop("base", None)

@@ -44,6 +44,9 @@ class SlapCnn14Model(SlapWindowedAudioModel):
         self.fc1 = nn.Linear(sizes[-1], config.hidden_size)
         self.post_init()
 
+    def moment_frames(self, moments: int) -> float:
+        return 2.0 ** (len(self.blocks) - 1)  # frames behind the last whole moment are dropped
+
     def encode(self, windows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         dropout = self.config.block_dropout
         x = self.bn0(windows[:, None].transpose(1, 3)).transpose(1, 3)  # (W, 1, frames, M)

@@ -196,6 +196,11 @@ class SlapWindowedAudioConfig(_StrictConfig):
         if self.short_audio not in SHORT_AUDIO:
             raise ValueError(f"short_audio={self.short_audio!r}; accepted are {SHORT_AUDIO}")
         made = self.front_end or {}
+        if made.get("window_seconds") not in (None, self.max_audio_seconds):
+            raise ValueError(
+                f"front_end fills clips up to window_seconds={made['window_seconds']}, max_audio_seconds="
+                f"{self.max_audio_seconds}; they must be the same"
+            )
         if {"sampling_rate", "hop_length"} <= made.keys():
             rate = made["sampling_rate"] / made["hop_length"]
             if abs(rate - self.frames_per_second) > 1e-6 * rate:
@@ -211,7 +216,7 @@ class SlapWindowedAudioConfig(_StrictConfig):
     @property
     def window_frames(self) -> int:
         """Frames of a window: those of a waveform of `max_audio_seconds`, 965 for CLAP 2023."""
-        return int(self.max_audio_seconds * self.frames_per_second) + 1
+        return int(self.max_audio_seconds * self.frames_per_second + 1e-6) + 1
 
 
 # What CLAP hears: decibels of 64 mels of 44.1 kHz sound. `log_mel` divides natural logarithms by `std`, and log(10) /

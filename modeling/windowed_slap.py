@@ -5,7 +5,7 @@ Letters: B clips, F mel frames, M mel bins, W windows, n tokens of a window, N t
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_slap import SlapWindowedAudioConfig
@@ -37,6 +37,15 @@ class SlapWindowedAudioModel(SlapPreTrainedModel):
     def from_pretrained(cls, *args, **kwargs):
         kwargs.setdefault("key_mapping", {r"^(slap\.)?audio_model\.": ""})
         return super().from_pretrained(*args, **kwargs)
+
+    def train(self, mode: bool = True):
+        """As `Module.train`; what is frozen keeps its batch statistics, and a tower of which nothing is trained has no
+        dropout."""
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     def encode(self, windows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode windows, each by itself. To be defined by the subclass.
@@ -91,6 +100,10 @@ class SlapWindowedAudioModel(SlapPreTrainedModel):
             pooled = pool_windows(pooled, owned, clip_of_window)
         return self._stitch(dense, pooled, places)
 
+    def moment_frames(self, moments: int) -> float:
+        """Frames from one moment to the next, of so many in a window."""
+        return self.config.window_frames / moments
+
     def _encode_windows(self, windows: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Windows (frames, M) of any lengths, at most `window_frames`, to (W, n, D) and (W, D)."""
         if len(windows) > INFERENCE_WINDOWS and not torch.is_grad_enabled():
@@ -112,7 +125,7 @@ class SlapWindowedAudioModel(SlapPreTrainedModel):
     def _stitch(self, dense: Tensor, pooled: Tensor, places: list) -> SlapAudioModelOutput:
         """Of the tokens of each window those in the middle of what it owns, one clip behind the other."""
         rows = self.config.patch_rows
-        step = self.config.window_frames * rows / dense.shape[1]  # frames of a moment
+        step = self.moment_frames(dense.shape[1] // rows)
         middle = (torch.arange(dense.shape[1], device=dense.device) // rows + 0.5) * step - 0.5
         tokens, seconds, window = [], [], 0
         for of_clip in places:

@@ -38,7 +38,8 @@ def test_fsdp2_has_the_losses_of_ddp(two):
     # Not bit for bit: DDP adds gradients up in buckets, FSDP2 layer by layer. Seen: 1e-6.
     assert_alike(trail(two / "fsdp2"), trail(two / "ddp"))
     validations = [[row for row in read_metrics(two / run) if row["kind"] == "validation"] for run in ("fsdp2", "ddp")]
-    assert validations[0] == validations[1]
+    for sharded, whole in zip(*validations, strict=True):
+        assert sharded.pop("kind") == whole.pop("kind") and sharded == pytest.approx(whole, rel=1e-4)
 
 
 def test_fsdp2_with_accumulation_and_recomputed_activations_has_them_too(two):

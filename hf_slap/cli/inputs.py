@@ -117,11 +117,13 @@ def label_names(given: Iterable[str]) -> list[str]:
     """From texts between commas and files of lines, each label once."""
     names: list[str] = []
     for text in given:
-        if text.endswith(".txt"):
+        if text.endswith(".txt") or os.path.isfile(text):
             try:
                 parts = Path(text).expanduser().read_text(encoding="utf-8").splitlines()
             except OSError as error:
                 raise typer.BadParameter(f"--labels {text}: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise typer.BadParameter(f"--labels {text}: not UTF-8; save it as UTF-8, one label a line") from error
         else:
             parts = text.split(",")
         names += [part.strip() for part in parts if part.strip()]

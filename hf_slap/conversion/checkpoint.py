@@ -34,8 +34,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ConversionError(
-            f"{path} is damaged, or holds other things than tensors and numbers, whose loading could run code; "
-            f"download it again, or save its weights alone with torch.save ({' '.join(str(error).split())[:200]})"
+            f"{path} is no checkpoint of PyTorch's, damaged, or holds other things than tensors and numbers, whose "
+            "loading could run code; download it again, or save its weights alone with torch.save"
         ) from error
     for name in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(name), dict):

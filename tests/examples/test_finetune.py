@@ -430,6 +430,9 @@ def test_the_shipped_configurations_load(name, file):
         if isinstance(c, type) and issubclass(c, FinetuneConfig) and c is not FinetuneConfig
     )  # fmt: skip
     path = ROOT / "examples" / "configs" / f"finetune_{file}.yaml"
-    config = config_class.load(path, ["lora.r=4"])
+    if file == "prefix_captioning":
+        with pytest.raises(ValueError, match="with lora, audio_tower, text_tower and language_model must be null"):
+            config_class.load(path, ["lora.r=4"])
+    config = config_class.load(path, ["lora.r=4", *(["language_model=null"] if file == "prefix_captioning" else [])])
     assert config.lora["r"] == 4
     assert config_class(**yaml.safe_load(config.to_yaml())) == config

@@ -250,6 +250,13 @@ def test_after_too_many_bad_steps_the_last_good_one_goes_on_as_if_nothing_had_be
     assert_same_end(tmp_path, uninterrupted)
 
 
+def test_bad_steps_on_both_sides_of_an_interruption_are_counted_together(tmp_path, monkeypatch):
+    poison(monkeypatch, bad_steps=[2, 3])
+    train(tmp_path, "max_skipped_steps=2", "stop_step=2")
+    with pytest.raises(TooManySkippedSteps, match="good step is 1, in checkpoint .*step-00000002"):  # has its weights
+        train(tmp_path, "max_skipped_steps=2", resume=True)
+
+
 def test_two_micro_batches_train_as_one_batch(uninterrupted, tmp_path):
     train(tmp_path, "accumulation_steps=2")
     for ours, one in zip(losses(tmp_path), losses(uninterrupted), strict=True):

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from transformers import AutoModel
 
 from hf_slap import SlapCnn14Config, SlapCnn14Model, SlapConfig, SlapModel
+from hf_slap.starting_points import freeze
 
 SMALL = {"num_mel_bins": 20, "block_sizes": [3, 5, 7], "hidden_size": 7, "max_audio_seconds": 0.3}
 
@@ -48,6 +49,22 @@ def test_a_clip_alone_gets_what_it_gets_in_a_batch(model):
         together = model(padded, mask).pooler_output
         for number, clip in enumerate(clips):
             assert torch.allclose(model(clip[None]).pooler_output[0], together[number], atol=1e-5)
+
+
+def test_what_is_frozen_keeps_its_statistics_and_has_no_dropout_in_training():
+    tower = AutoModel.from_config(SlapCnn14Config(**SMALL))
+    windows = torch.randn(4, 42, 20)
+    before = tower.eval()(windows).pooler_output
+    freeze(tower, ["bn"])
+    tower.train()(windows)
+    assert torch.equal(tower.eval()(windows).pooler_output, before) and tower.train().training
+    freeze(tower, [""])
+    assert torch.equal(tower.train()(windows).pooler_output, before)
+
+
+def test_moments_lie_where_the_convolutions_hear_them(model):
+    seconds = model(torch.randn(1, 42, 20)).token_seconds[0]
+    assert seconds.tolist() == pytest.approx([(4 * i + 1.5) / model.config.frames_per_second for i in range(10)])
 
 
 def test_the_defaults_are_clap_2022():

@@ -1,6 +1,7 @@
 """HTSAT, CLAP 2023's audio tower, in a whole model with GPT-2: small, on real clips."""
 
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,7 +118,8 @@ def test_every_class_loads_from_one_folder(folder, inputs):
 def fresh_modules(tmp_path, monkeypatch):
     """An empty place for code that lies beside weights; afterwards all is as it was."""
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path))
-    monkeypatch.setattr("sys.path", list(sys.path))  # transformers puts the place there
+    elsewhere = [place for place in sys.path if not (Path(place) / "transformers_modules").exists()]
+    monkeypatch.setattr("sys.path", elsewhere)  # transformers puts the place at its end
     before = dict(sys.modules)
     for name in [name for name in sys.modules if name.startswith("transformers_modules")]:
         del sys.modules[name]

@@ -120,6 +120,7 @@ def test_what_it_cannot_do_is_refused():
         ({"window_overlap_seconds": 0.8}, "must be less than max_audio_seconds"),
         ({"max_audio_seconds": 0.0}, "must be positive"),
         ({"front_end": {"sampling_rate": 16_000, "hop_length": 320}}, "front_end makes 50 frames per second"),
+        ({"front_end": {"window_seconds": 7.0}}, "fills clips up to window_seconds=7.0"),
         ({"max_seconds": 3.0}, "unknown keys"),
     ],
 )
@@ -132,3 +133,10 @@ def test_the_feature_extractor_is_the_one_of_the_configuration():
     front_end = {"sampling_rate": 8_000, "hop_length": 80, "win_length": 200, "n_fft": 256, "mel_high_hz": 4_000.0}
     extractor = SlapFeatureExtractor.for_audio_config(FramesConfig(num_mel_bins=20, front_end=front_end))
     assert (extractor.feature_size, extractor.sampling_rate, extractor.patch_frames) == (20, 8_000, 1)
+
+
+@pytest.mark.parametrize("seconds", [2.3, 4.1, 8.2, 10.2])
+def test_a_clip_of_the_longest_length_is_one_window(seconds):
+    config = SlapWindowedAudioConfig(max_audio_seconds=seconds)
+    frames = SlapFeatureExtractor().num_frames(round(seconds * 16_000))
+    assert config.window_frames == frames
