@@ -7,7 +7,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
+from multiprocessing import connection
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["accelerate", "datasets", "transformers", "hf_slap.engine", "hf_slap.finetuning"])
@@ -21,11 +23,17 @@ def start(function: Callable, *arguments) -> multiprocessing.Process:
 
 
 def run_ranks(count: int, function: Callable, *arguments) -> None:
-    """Calls a function on `count` ranks, whose process group is made by whoever needs it, and waits for them."""
+    """Calls a function on `count` ranks, whose process group is made by whoever needs it, and waits for them: until one
+    fails, for which the others would wait in vain, or ten minutes have gone."""
     (port,) = free_ports(1)
     ranks = [start(_as_rank, rank, count, port, function, arguments) for rank in range(count)]
-    for process in ranks:
-        process.join()
+    end = time.monotonic() + 600
+    while running := [process for process in ranks if process.is_alive()]:
+        connection.wait([process.sentinel for process in running], timeout=max(0, end - time.monotonic()))
+        if any(process.exitcode for process in ranks) or time.monotonic() > end:
+            for process in running:
+                process.kill()
+                process.join()
     codes = [process.exitcode for process in ranks]
     assert codes == [0] * count, f"exit codes {codes}; what the processes said is above"
 
