@@ -97,11 +97,23 @@ def open_listener(model: str | None, device: str | None) -> "Listener":
         except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
             raise typer.BadParameter(f"--device {device}: not usable here; torch says: {error}") from error
     try:
+        _find_on_hub(place)
         return Listener(place, device=device)
     except OSError as error:  # some say only that there is no network
         local = f"model {place!r} cannot be loaded"
         remote = f"there is no folder {place!r}, and as a model on the Hub it cannot be loaded"
         raise OSError(f"{local if os.path.isdir(place) else remote}: {error}") from error
+
+
+def _find_on_hub(place: str) -> None:
+    """Says at once that a model is not there, and not after the minutes in which transformers tries again."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        if not os.path.isdir(place) and not isinstance(try_to_load_from_cache(place, "config.json"), str):
+            HfApi().model_info(place, timeout=10)
+    except Exception as error:  # of the name, the network or the Hub
+        raise OSError(str(error)) from error
 
 
 def found_sounds(inputs: list[str]) -> tuple[list[Sound], list[tuple[str, str]]]:
