@@ -420,6 +420,8 @@ def _as_samples(item: Any, name: str) -> np.ndarray:
         array = np.asarray(item)
     except ValueError as error:  # rows of unequal length
         raise AudioError(f"{name} is a nested list that is no array: {error}; pass one array per clip") from error
+    except MemoryError as error:
+        raise AudioError(f"{name} ({type(item).__name__}) does not fit into memory; pass a file's path") from error
     if array.size and array.dtype.kind != "f" and array.dtype.name not in INTEGER_SCALES:
         raise AudioError(
             f"{name} is {type(item).__name__} of {array.dtype}; accepted are paths, bytes, dictionaries, decoders, and "
