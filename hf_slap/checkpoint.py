@@ -124,7 +124,13 @@ def load_checkpoint(
         saved_teacher = _read(path / "teacher.safetensors")
         _refuse_other_tensors(path / "teacher.safetensors", saved_teacher, teacher.state_dict())
         set_model_state_dict(teacher, saved_teacher, options=_whole())
-    _restore_random_state(_read(path / "random.safetensors"))
+    try:
+        _restore_random_state(_read(path / "random.safetensors"))
+    except (RuntimeError, TypeError, KeyError) as error:  # no state of a generator
+        raise CheckpointError(
+            f"{path / 'random.safetensors'} is damaged: {error}. Go on from another checkpoint: remove the folder "
+            f"{str(path)!r}"
+        ) from error
     return {**state["counters"], "step": state["step"]}
 
 
@@ -247,11 +253,13 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _read_state(path: Path) -> dict | None:
-    """What state.json says, None unless every file that it lists is there in full."""
+    """What state.json says, None unless it is whole and every file that it lists is there in full."""
     try:
         state = json.loads((path / STATE_FILE).read_text())
         whole = all((path / name).stat().st_size == size for name, size in state["files"].items())
-    except (OSError, ValueError, KeyError):
+        whole &= isinstance(state["format"], int) and isinstance(state["step"], int)
+        whole &= isinstance(state["counters"], dict) and isinstance(state["settings"], dict)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return state if whole else None
 
