@@ -31,12 +31,22 @@ def audio_operations(config: SlapAudioConfig, clip_frames: list[int]) -> float:
     """
     tokens = [frames // config.patch_frames * config.patch_rows for frames in clip_frames]
     width, hidden, total = config.hidden_size, config.intermediate_size, sum(tokens)
-    count = 2 * total * width * config.patch_frames * config.patch_bins
+    count = 2 * total * (width * config.patch_values + _stem_weights(config))
     for kind in config.layer_types:
         reach = local_reach(config) if kind == "sliding_attention" else None
         count += 2 * total * (4 * width * width + 3 * width * hidden)
         count += sum(4 * n * width * (n if reach is None else min(n, 2 * reach + 1)) for n in tokens)
     return count + 2 * 2 * total * width * width
+
+
+def _stem_weights(config: SlapAudioConfig) -> int:
+    """Products of the convolutions in front of the embedding, for one patch."""
+    frames, bins, before, count = config.patch_frames, config.patch_bins, 1, 0
+    for channels in config.stem_channels or ():
+        frames, bins = -(-frames // 2), -(-bins // 2)
+        count += 9 * before * channels * frames * bins
+        before = channels
+    return count
 
 
 def window_operations(tower: nn.Module) -> float:

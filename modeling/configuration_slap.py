@@ -77,6 +77,9 @@ class SlapAudioConfig(_StrictConfig):
         attention_backend: how packed attention is computed, see `attention_slap.py`; "auto" follows
             `attn_implementation` and the machine. It never changes a result beyond rounding.
         pooling_mlp_ratio: width of the MLP of the attention pooling head, in units of `hidden_size`.
+        stem_channels: channels of the convolutions that each patch passes before its linear embedding; every one
+            halves its frames and bins. They see one patch at a time, so neither batch mates nor masked neighbours
+            show in a token. None, as in the paper: none. With little data they help much, see EXPERIMENTS.md.
     Raises:
         ValueError: unknown keys, or sizes that do not divide each other.
     Paper: SLAP, section 2 (encoder). Parameters at the defaults: 113.5 M without the pooling head.
@@ -104,6 +107,7 @@ class SlapAudioConfig(_StrictConfig):
     initializer_range: float = 0.02  # A
     pooling_mlp_ratio: int = 4  # A: big_vision's MAP head
     attention_backend: str = "auto"
+    stem_channels: list[int] | None = None  # P
 
     def __post_init__(self, **kwargs: Any):
         if self.layer_types is None:
@@ -124,6 +128,8 @@ class SlapAudioConfig(_StrictConfig):
                 f"window_overlap_seconds={self.window_overlap_seconds} must be less than max_audio_seconds="
                 f"{self.max_audio_seconds}"
             )
+        if any(channels < 1 for channels in self.stem_channels or ()):
+            raise ValueError(f"stem_channels={self.stem_channels} must be positive")
         if self.num_mel_bins % self.patch_bins:
             raise ValueError(f"patch_bins={self.patch_bins} must divide num_mel_bins={self.num_mel_bins}")
         if self.hidden_size % (4 * self.num_attention_heads):
@@ -142,6 +148,13 @@ class SlapAudioConfig(_StrictConfig):
     def patch_rows(self) -> int:
         """Patches in one column, 4 at the defaults."""
         return self.num_mel_bins // self.patch_bins
+
+    @property
+    def patch_values(self) -> int:
+        """Width of what is embedded of a patch: its frames times its bins, or what the convolutions leave of it."""
+        halved = 2 ** len(self.stem_channels or ())
+        channels = self.stem_channels[-1] if self.stem_channels else 1
+        return channels * -(-self.patch_frames // halved) * -(-self.patch_bins // halved)
 
 
 @strict

@@ -117,6 +117,36 @@ class SlapRMSNorm(nn.RMSNorm):
     """Root-mean-square norm with a learned gain; its name lets transformers initialise it."""
 
 
+class SlapStemConvolution(nn.Module):
+    """A 3 x 3 convolution with stride 2, a norm over its channels and GELU: (N, C, H, W) to (N, C', H / 2, W / 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int, eps: float):
+        super().__init__()
+        self.convolution = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.norm = SlapRMSNorm(out_channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.norm(self.convolution(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class SlapPatchStem(nn.Module):
+    """Convolutions over each patch by itself, with zeros (the mean of sound) around it.
+
+    Not in the paper: Xiao et al. 2021 (Early Convolutions Help Transformers See Better), kept inside of the patch.
+    """
+
+    def __init__(self, config: SlapAudioConfig):
+        super().__init__()
+        self.patch_size = (config.patch_frames, config.patch_bins)
+        pairs = zip([1, *config.stem_channels], config.stem_channels, strict=False)
+        self.layers = nn.Sequential(*(SlapStemConvolution(old, new, config.rms_norm_eps) for old, new in pairs))
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """(..., frames x bins of a patch) to (..., `SlapAudioConfig.patch_values`)."""
+        x = self.layers(patches.reshape(-1, 1, *self.patch_size))
+        return x.permute(0, 2, 3, 1).reshape(*patches.shape[:-1], -1)
+
+
 def rotary_angles(layout: PackedLayout, config: SlapAudioConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Cosines and sines of 2-D RoPE: half of the rotated pairs turn with time, half with frequency.
 
@@ -376,7 +406,8 @@ class SlapAudioModel(SlapPreTrainedModel):
 
     def __init__(self, config: SlapAudioConfig):
         super().__init__(config)
-        self.patch_embedding = nn.Linear(config.patch_frames * config.patch_bins, config.hidden_size, bias=False)
+        self.patch_stem = SlapPatchStem(config) if config.stem_channels else None
+        self.patch_embedding = nn.Linear(config.patch_values, config.hidden_size, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
         self.layers = nn.ModuleList(SlapAudioLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -524,7 +555,7 @@ class SlapAudioModel(SlapPreTrainedModel):
             (h1, p1, s1), (h2, p2, s2) = (self._encode(*part, keep_states) for part in parts)
             return torch.cat([h1, h2]), torch.cat([p1, p2]), [torch.cat(pair) for pair in zip(s1, s2, strict=True)]
 
-        hidden = self.patch_embedding(patches)  # (T, D)
+        hidden = self.patch_embedding(patches if self.patch_stem is None else self.patch_stem(patches))  # (T, D)
         cos, sin = rotary_angles(layout, self.config, hidden.dtype)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.float()  # the residual stream keeps its precision

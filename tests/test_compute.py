@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_slap import SlapAudioConfig, SlapForPreTraining
+from hf_slap import SlapAudioConfig, SlapAudioModel, SlapForPreTraining
 from hf_slap.compute import audio_operations, matmul_probe, matmul_rate, memory_gb, step_operations
 from hf_slap.objectives import model_inputs
 
@@ -59,6 +59,21 @@ def test_operations_are_those_of_the_matrices_and_the_attention():
     layer = 2 * tokens * (4 * 8 * 8 + 3 * 8 * 12) + 4 * tokens * tokens * 8  # the window is wider than the clip
     expected = 2 * tokens * 8 * 256 + 3 * layer + 2 * 2 * tokens * 8 * 8
     assert audio_operations(config, [32]) == expected
+
+
+@pytest.mark.parametrize("patch", [{}, {"patch_frames": 6, "patch_bins": 64}])
+def test_operations_of_convolutions_in_front_are_what_torch_counts(patch):
+    config = SlapAudioConfig(
+        hidden_size=8, num_attention_heads=2, intermediate_size=12, num_hidden_layers=1, stem_channels=[3, 5], **patch
+    )
+    model = SlapAudioModel(config)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        model(torch.zeros(96, 64), clip_frames=[96])
+    counts = {name: sum(value.values()) for name, value in counter.get_flop_counts().items()}
+    pooling = counts["SlapAudioModel.pooler"]
+    tokens = 96 // config.patch_frames * config.patch_rows
+    keys = 2 * 2 * tokens * 8 * 8  # what is counted of the pooling head
+    assert audio_operations(config, [96]) - keys == counts["SlapAudioModel"] - pooling
 
 
 def test_operations_of_slap_base_are_the_known_figure():

@@ -91,16 +91,15 @@ def low_pass(waveform: np.ndarray, cutoff_hz: float, sampling_rate: int = 16_000
         slope = np.clip((hz - cutoff_hz) / (0.1 * cutoff_hz), 0.0, 1.0)  # 0 below the cutoff, 1 a tenth above it
         return 0.5 + 0.5 * np.cos(math.pi * slope)
 
-    return _filtered(waveform, gain, sampling_rate, len(waveform))
+    return _filtered(waveform, gain, sampling_rate)
 
 
-def _filtered(
-    waveform: np.ndarray, gain: Callable[[np.ndarray], np.ndarray], sampling_rate: int, size: int | None = None
-) -> np.ndarray:
-    """The sound with every frequency times its gain, by a Fourier transform of `size`; default: a quick one."""
-    size = size or _quick_size(len(waveform))
-    hz = np.fft.rfftfreq(size, 1.0 / sampling_rate)
-    return np.fft.irfft(np.fft.rfft(waveform, size) * gain(hz), size)[: len(waveform)].astype(np.float32)
+def _filtered(waveform: np.ndarray, gain: Callable[[np.ndarray], np.ndarray], sampling_rate: int) -> np.ndarray:
+    """The sound with every frequency times its gain, float32."""
+    size = _quick_size(len(waveform))
+    hz = np.fft.rfftfreq(size, 1.0 / sampling_rate).astype(np.float32)
+    spectrum = np.fft.rfft(waveform.astype(np.float32, copy=False), size)
+    return np.fft.irfft(spectrum * gain(hz).astype(np.float32), size)[: len(waveform)].astype(np.float32, copy=False)
 
 
 def _quick_size(samples: int) -> int:
@@ -196,7 +195,8 @@ def reverberate(
         (n,), float32; what rings on after the clip is cut off.
     """
     length = max(1, min(int(seconds * sampling_rate), len(waveform)))
-    room = rng.standard_normal(length) * 10.0 ** (-3.0 * np.arange(length) / (seconds * sampling_rate))
+    room = rng.standard_normal(length, dtype=np.float32)
+    room *= np.exp(np.arange(length, dtype=np.float32) * np.float32(-3.0 * math.log(10.0) / (seconds * sampling_rate)))
     room *= 10.0 ** (level_db / 20.0) / np.sqrt(np.sum(room**2))
     size = _quick_size(len(waveform) + length)
     echo = np.fft.irfft(np.fft.rfft(waveform, size) * np.fft.rfft(room, size), size)[: len(waveform)]
@@ -214,5 +214,5 @@ def add_noise(waveform: np.ndarray, snr_db: float, slope: float, rng: np.random.
     Returns:
         (n,), float32.
     """
-    noise = _filtered(rng.standard_normal(len(waveform)), lambda hz: np.maximum(hz, 20.0) ** (-slope / 2), 16_000)
+    noise = _filtered(rng.standard_normal(len(waveform), dtype=np.float32), lambda hz: np.maximum(hz, 20.0) ** (-slope / 2), 16_000)
     return mix(waveform, noise, -snr_db)

@@ -53,6 +53,7 @@ def test_a_model_without_captioner_stays_without(tmp_path):
         ({"audio_config": {"max_audio_seconds": 0.1}}, "less than one patch"),
         ({"audio_config": {"window_overlap_seconds": 40.0}}, "window_overlap_seconds=40.0 must be less than"),
         ({"audio_config": {"patch_bins": 15}}, "patch_bins=15 must divide num_mel_bins=64"),
+        ({"audio_config": {"stem_channels": [8, 0]}}, r"stem_channels=\[8, 0\] must be positive"),
         ({"audio_config": {"local_window_unit": "frames"}}, "local_window_unit='frames'; accepted are"),
         ({"audio_config": {"layer_types": ["full_attention"]}}, "num_hidden_layers"),
         ({"audio_config": {"num_hidden_layers": "12"}}, "expected int, got str"),

@@ -87,10 +87,11 @@ def with_gradients(model, embeds):
 # ------------------------------------------------------------------------------------------ same clip, same embedding
 
 
+@pytest.mark.parametrize("stem", [None, [6, 10, 14]])
 @pytest.mark.parametrize("backend", ["eager", "clips", "banded", "padded", "auto"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_packed_padded_and_alone_are_equal_with_their_gradients(backend, dtype, tolerance):
-    model = small_model(SlapModel, dtype, audio={"attention_backend": backend})
+def test_packed_padded_and_alone_are_equal_with_their_gradients(backend, dtype, tolerance, stem):
+    model = small_model(SlapModel, dtype, audio={"attention_backend": backend, "stem_channels": stem})
     x, mask = sounds(dtype)
     together, frames = packed(x)
 
@@ -195,6 +196,21 @@ def test_patches_hold_the_frames_and_bins_they_claim():
     assert torch.equal(patches[4 * column + row], expected)
 
 
+def test_convolutions_hear_a_patch_as_a_picture_of_frames_and_bins():
+    """Against torch's own convolution of the spectrogram of one patch, frames down and bins across."""
+    model = small_model(SlapModel, audio={"stem_channels": [6, 10], "patch_frames": 8, "patch_bins": 64}).audio_model
+    x = torch.randn(8, 64)
+    first, second = model.patch_stem.layers
+    expected = x[None, None]
+    for layer in (first, second):
+        found = torch.nn.functional.conv2d(expected, layer.convolution.weight, layer.convolution.bias, 2, 1)
+        size = found.square().mean(1, keepdim=True).add(1e-6).sqrt()
+        expected = torch.nn.functional.gelu(found / size * layer.norm.weight[:, None, None])
+    assert expected.shape == (1, 10, 2, 16) and model.patch_embedding.in_features == 10 * 2 * 16
+    patches, _ = model.patchify(x, None, [8])
+    torch.testing.assert_close(model.patch_stem(patches), expected.permute(0, 2, 3, 1).reshape(1, -1))
+
+
 def test_dense_features_know_their_time():
     model, (x, mask) = small_model(SlapModel).audio_model, sounds()
     with torch.no_grad():
@@ -222,8 +238,9 @@ def test_rotary_scores_depend_on_the_distance_in_time_and_in_frequency_alone():
     assert score((1, 0), (4, 2)) != pytest.approx(score((1, 0), (4, 3)), abs=1e-2)
 
 
-def test_a_masked_token_is_replaced_before_anything_is_computed():
-    model = small_model(SlapModel).audio_model
+@pytest.mark.parametrize("stem", [None, [6, 10]])
+def test_a_masked_token_is_replaced_before_anything_is_computed(stem):
+    model = small_model(SlapModel, audio={"stem_channels": stem}).audio_model
     x, frames = packed(sounds()[0])
     hidden_patch = torch.zeros(sum(frames) // 4, dtype=torch.bool)
     hidden_patch[5] = True  # column 1, row 1 of the first clip
@@ -479,11 +496,12 @@ def test_residual_branches_start_small():
         assert linear.weight.std().item() == pytest.approx(0.02 / 6**0.5, rel=0.1)  # 2 layers of 3 branches
 
 
-def test_every_parameter_is_set_when_it_is_missing_from_the_folder(tmp_path):
+@pytest.mark.parametrize("stem", [None, [6, 10]])
+def test_every_parameter_is_set_when_it_is_missing_from_the_folder(stem, tmp_path):
     """Models are built on the meta device: a parameter that nobody sets holds whatever memory held."""
     from safetensors.torch import save_file
 
-    small_model().save_pretrained(tmp_path)
+    small_model(audio={"stem_channels": stem}).save_pretrained(tmp_path)
     save_file({"slap.logit_scale": torch.tensor([1.5])}, tmp_path / "model.safetensors", metadata={"format": "pt"})
     model = SlapForPreTraining.from_pretrained(tmp_path)
     assert model.slap.logit_scale.item() == 1.5
