@@ -214,5 +214,6 @@ def add_noise(waveform: np.ndarray, snr_db: float, slope: float, rng: np.random.
     Returns:
         (n,), float32.
     """
-    noise = _filtered(rng.standard_normal(len(waveform), dtype=np.float32), lambda hz: np.maximum(hz, 20.0) ** (-slope / 2), 16_000)
+    noise = rng.standard_normal(len(waveform), dtype=np.float32)
+    noise = _filtered(noise, lambda hz: np.maximum(hz, 20.0) ** (-slope / 2), 16_000)
     return mix(waveform, noise, -snr_db)
