@@ -211,9 +211,10 @@ def global_contrastive_loss(
 
 
 def same_group(groups: Tensor, others: Tensor) -> Tensor:
-    """(B, C) bool: which clips have a group in common, such as the clip itself or its caption, from their groups
-    (B, G) and (C, G)."""
-    return (groups[:, None] == others[None, :]).any(-1)
+    """(B, C) bool: which clips have a group in common, in whichever place, such as the clip itself or its caption, from
+    their groups (B, G) and (C, G)."""
+    common = [(groups[:, :, None] == column).any(1) for column in others.T]  # G times (B, C)
+    return torch.stack(common).any(0)
 
 
 def clip_of_masked_patch(clip_tokens: list[int], patch_mask: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ class ClipSettings:
             leaves room for at least half a second of it.
         max_events: clips in one scene; each further one comes with `mix_probability`.
         group_column: clips equal in this column are not each other's negatives, such as "label" where few captions
-            describe many clips. Default: clips with equal captions, or with the same id.
+            describe many clips. Default: clips with the same id. Nor are, in any case, those with equal captions, and
+            scenes that a clip of one group was mixed into.
         patch_frames, patch_bins: of the audio encoder.
         cache_mb: memory for decoded clips, in MB (1e6 bytes), in every worker of the loader.
     Raises:
@@ -128,6 +129,11 @@ class ClipSettings:
         )  # fmt: skip
         return any(amount > 0 for amount in asked)
 
+    @property
+    def most_events(self) -> int:
+        """Clips in one scene at most."""
+        return self.max_events if self.mix_probability else 1
+
 
 @dataclass(frozen=True)
 class TrainingClip:
@@ -138,7 +144,7 @@ class TrainingClip:
     features: np.ndarray  # (T, M) float32, SpecAugmented
     teacher_features: np.ndarray  # (T, M) float32
     patch_mask: np.ndarray  # (patches,) bool, time-major
-    groups: tuple[int, int]  # of the clip itself, of its caption
+    groups: tuple[int, ...]  # of the clip itself and those mixed in, of the caption
     seconds: float
     mixed_in: tuple[int, ...] = ()  # rows of the clips that share its scene
     parallel_caption: bool | None = None  # None: not asked for
@@ -230,7 +236,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             features=augmented,
             teacher_features=features,
             patch_mask=self.draw_patch_mask(columns, rows, settings.mask_ratio, mask_rng),
-            groups=self._groups(row, caption),
+            groups=self._groups([row, *(self.corpus[partner] for partner in mixed_in)], caption),
             seconds=len(features) * self.feature_extractor.hop_length / self.feature_extractor.sampling_rate,
             parallel_caption=bool(decoding_rng.random() < share) if share else None,
             source=row.get("source") or "",
@@ -248,7 +254,7 @@ class PretrainDataset(torch.utils.data.Dataset):
             features=features,
             teacher_features=features,
             patch_mask=np.zeros(bins // settings.patch_bins, dtype=bool),
-            groups=(0, 0),
+            groups=(0,) * (settings.most_events + 1),
             seconds=0.0,
             parallel_caption=False if settings.parallel_caption_share else None,
         )
@@ -356,10 +362,12 @@ class PretrainDataset(torch.utils.data.Dataset):
             self._cache[index] = array
             self._cache_room -= array.nbytes
 
-    def _groups(self, row: dict, caption: str) -> tuple[int, int]:
-        if self.settings.group_column:
-            return (stable_hash(f"group {row[self.settings.group_column]}"),) * 2
-        return stable_hash(f"clip {row['id']}"), stable_hash(f"caption {' '.join(caption.lower().split())}")
+    def _groups(self, rows: list[dict], caption: str) -> tuple[int, ...]:
+        """What must not tell two scenes apart: a recording (or its group) in both, or the caption of both."""
+        column = self.settings.group_column
+        names = [f"group {row[column]}" if column else f"clip {row['id']}" for row in rows]
+        names += names[:1] * (self.settings.most_events - len(rows))  # as many for every clip
+        return tuple(map(stable_hash, [*names, f"caption {' '.join(caption.lower().split())}"]))
 
 
 class PretrainCollator:
@@ -402,8 +410,8 @@ class PretrainCollator:
             frames of each clip; "clip_tokens", its patches; "patch_mask" (N,) bool, True is not seen by the student;
             "input_ids" and "attention_mask" (B, L); "labels" (B, L2), the caption then eos, -100 has no loss;
             "caption_parallel" (B,) bool, captions that the decoder writes at once, where `parallel_caption_share` asks;
-            "groups" (B, 2) int64, of the clip and of its caption: clips that have one of them in common are not each
-            other's negatives; comparable between ranks;
+            "groups" (B, G) int64, of the clip, of those mixed into it and of the caption: clips that have one of them
+            in common are not each other's negatives; comparable between ranks;
             "ids"; "sources", "" where the corpus names none; "captions"; "audio_seconds"; "skipped", (id, reason) of
             the clips left out. Where the stand-in is all there is, "groups", "ids", "sources" and "captions" are
             empty, and its mask and labels leave nothing to learn: it has no part in any loss.

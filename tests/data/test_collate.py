@@ -14,7 +14,7 @@ from hf_slap.data import (
     plan_epoch,
     rank_batches,
 )
-from hf_slap.objectives import draw_patch_mask
+from hf_slap.objectives import draw_patch_mask, same_group
 
 EVERYTHING = {"gain_db": 6.0, "low_pass_probability": 0.5, "mix_probability": 0.5, "low_pass_hz": (2000.0, 7000.0)}
 
@@ -287,8 +287,22 @@ def test_clips_with_one_caption_are_one_group_whatever_its_case(wav, prepare, co
     clips, captions = zip(*groups(prepare(ours), ours, collate), strict=True)
     first, second, third, fourth = captions
     assert first == second and len({first, third, fourth}) == 3 and len(set(clips)) == 4
-    first, second, third, fourth = groups(prepare(ours, group_column="kind"), ours, collate)
-    assert first == second == third != fourth
+    kinds, captions = zip(*groups(prepare(ours, group_column="kind"), ours, collate), strict=True)
+    assert len(set(kinds[:3])) == 1 and kinds[3] not in kinds[:3] and len(set(captions)) == 3
+
+
+def test_a_scene_is_of_the_groups_of_all_that_is_heard_in_it(wav, prepare, collate):
+    texts = ["a dog", "a cat", "a cow", "a cock", "a hen"]
+    audio = [{"bytes": wav(0.5, seed), "path": None} for seed in range(5)]
+    ours = load_corpus(Dataset.from_dict({"audio": audio, "text": texts}))
+    settings = {"mix_probability": 0.6, "max_events": 3, "sequence_share": 1.0}
+    alone = {text: row[0] for text, row in zip(texts, groups(prepare(ours), ours, collate), strict=True)}
+    batch = collate([prepare(ours, **settings)[ref] for ref in refs(ours)])
+    heard = [{alone[text] for text in texts if text in caption} for caption in batch["captions"]]
+    assert batch["groups"].shape == (5, 4) and {len(one) for one in heard} >= {1, 2}
+    assert [set(row[:3]) for row in batch["groups"].tolist()] == heard
+    expected = torch.tensor([[bool(one & other) for other in heard] for one in heard])
+    assert torch.equal(same_group(batch["groups"], batch["groups"]), expected) and not expected.all()
 
 
 def test_rows_of_one_clip_are_one_group(wav, prepare, collate):
