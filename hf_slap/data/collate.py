@@ -291,7 +291,9 @@ class PretrainDataset(torch.utils.data.Dataset):
         longest = int(settings.max_seconds * self.feature_extractor.sampling_rate)
         factor = 2.0 ** rng.uniform(-settings.speed_octaves, settings.speed_octaves) if settings.speed_octaves else 1.0
         waveform = random_crop(whole, int(longest * factor), rng)
-        return change_speed(waveform, factor)[:longest] if settings.speed_octaves else waveform
+        changed = change_speed(waveform, factor)[:longest] if settings.speed_octaves else waveform
+        # a clip of hardly one patch would be none when played faster
+        return changed if len(changed) >= self.feature_extractor.min_samples else waveform
 
     def _partner(
         self, waveform: np.ndarray, taken: list[int], rng: np.random.Generator
