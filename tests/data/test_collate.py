@@ -352,7 +352,7 @@ def test_a_clip_shorter_than_a_patch_is_left_out_and_says_so(wav, prepare):
 
 
 def test_a_clip_of_just_one_patch_is_not_played_so_fast_that_none_is_left(wav, prepare, extractor):
-    seconds = 1.1 * extractor.min_samples / 16_000
+    seconds = 1.6 * extractor.min_samples / 16_000
     ours = load_corpus(Dataset.from_dict({"audio": [{"bytes": wav(seconds), "path": None}], "text": ["a click"]}))
     drawn = [prepare(ours, speed_octaves=1.0)[ClipRef(epoch, 0, 0)] for epoch in range(12)]
     assert {len(clip.features) for clip in drawn} == {16, 32}, "slower ones have room for a second patch"
