@@ -89,6 +89,7 @@ class Listener:
         device: default: where the model is; for a folder CUDA if there is any, else the CPU.
     Raises:
         ValueError: a model without SLAP's audio encoder and a text side, or a model without its processor.
+        FileNotFoundError: a folder that is not there, or holds no model.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Listener:
         if isinstance(model, str | os.PathLike):
             from transformers import AutoModel, AutoProcessor
 
+            check_place(self.place)
             options = {"revision": revision} if revision else {}
             processor = processor or AutoProcessor.from_pretrained(self.place, **options)
             model = AutoModel.from_pretrained(self.place, **options)
@@ -305,6 +307,19 @@ class Listener:
                 kept, start = kept[size:], start + size
         if len(kept):
             yield start / rate, kept
+
+
+def check_place(place: str) -> None:
+    """Refuses a folder that is not there or holds no model; what may be a Hub id passes.
+
+    Raises:
+        FileNotFoundError: the folder, and what is missing.
+    """
+    if os.path.isdir(place):
+        if not any(os.path.exists(os.path.join(place, f"{name}config.json")) for name in ("", "adapter_")):
+            raise FileNotFoundError(f"folder {place!r} holds no model: there is no config.json in it")
+    elif place.startswith((".", "~", os.sep)) or place.count("/") > 1:
+        raise FileNotFoundError(f"there is no folder {place!r}")
 
 
 def open_listener(model: Any = None, processor: Any = None, device: torch.device | str | None = None) -> Listener:

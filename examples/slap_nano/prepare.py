@@ -150,7 +150,7 @@ def embed(tokenizer, model, texts: list[str]) -> torch.Tensor:
 
 # --------------------------------------------------------------------------------------------- corpus and credits
 def write_corpus(files: list[Path], out: Path, phrases: dict[str, list[str]]) -> None:
-    """train.parquet: the clips that may be given away, each with its label, all phrases for it and the label in templates as captions."""
+    """train.parquet: the clips that may be given away, each with its label, alone, in templates and in other words."""
     columns = ["audio", "id", "domain", "label", "package", "license", "redistributable", "duration"]
     rows, credits = [], Counter()
     for row in (row for file in files for row in pq.read_table(file, columns=columns).to_pylist()):

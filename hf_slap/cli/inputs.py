@@ -86,11 +86,12 @@ def open_listener(model: str | None, device: str | None) -> "Listener":
     """The model that is asked for."""
     import torch
 
-    from ..listening import Listener
+    from ..listening import Listener, check_place
     from .output import calm
 
     calm()
     place = open_place(model)
+    check_place(place)
     if device is not None:
         try:
             torch.empty(0, device=device)

@@ -100,12 +100,13 @@ def search(
     """
     if (text is None) == (like is None):
         raise typer.BadParameter("say what you look for in words, or give an example with --like SOUND")
+    report = Report(_COLUMNS, format, output, what="matches", quiet=quiet)
     from ..search import SoundIndex
 
     calm()
     with SoundIndex(index, model, device=device) as library, progress("searching", quiet=quiet):
         found = library.search(text, like, top, per_file=per_file, exact=exact)
-    with Report(_COLUMNS, format, output) as report:
+    with report:
         for match in found:
             record = {"score": match.score, "path": match.path, "start": match.start, "end": match.end}
             report.add(

@@ -219,9 +219,10 @@ def _listening(
     quiet: bool,
 ) -> Iterator[_Run]:
     found, missing = found_sounds(sounds)
+    report = Report(columns, format, output, quiet=quiet)
     with progress("loading the model", quiet=quiet):
         listener = open_listener(model, device)
-    with Report(columns, format, output) as report:
+    with report:
         with progress("listening", len(found), quiet or report.streams_to_terminal) as report.bar:
             for name, reason in missing:
                 report.fail(name, reason)

@@ -45,18 +45,24 @@ class Report:
         format: None: by the suffix of `output`, else a table.
         output: a file, whose folder is made; None: stdout.
         what: what an item is called, in the plural.
+        quiet: do not say where the results went.
     Raises:
         ValueError: a suffix that says nothing about the format, without a format.
     """
 
     def __init__(
-        self, columns: Sequence[str], format: Format | None = None, output: Path | None = None, what: str = "sounds"
+        self,
+        columns: Sequence[str],
+        format: Format | None = None,
+        output: Path | None = None,
+        what: str = "sounds",
+        quiet: bool = False,
     ):
         suffix = output.suffix.lower().removeprefix(".") if output else ""
         if format is None and suffix not in ("", "txt", *Format.__members__):
             raise ValueError(f"--output {output}: name it .json, .csv or .txt (a table), or say --format")
         self.format = format or (Format(suffix) if suffix in ("json", "csv") else Format.table)
-        self.columns, self.what, self._output = list(columns), what, output
+        self.columns, self.what, self._output, self._quiet = list(columns), what, output, quiet
         self.done = self.failed = 0
         self.bar: Any = None  # of `progress`, told of every item
         self._table = Table(*self.columns, box=None, pad_edge=False, header_style="bold")
@@ -105,6 +111,8 @@ class Report:
         finally:
             if self._output:
                 self._file.close()
+        if kind is None and self._output and not self._quiet:
+            errors().print(f"wrote {self._output}: {self.done} {self.what}", style="dim", markup=False)
         if kind is None and self.failed:
             errors().print(f"{self.failed} of {self.failed + self.done} {self.what} failed", style="bold red")
             raise typer.Exit(1)

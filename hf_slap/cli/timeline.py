@@ -97,6 +97,9 @@ def timeline(
                 errors().print(f"wrote {', '.join(written)}", style="dim")
             if not result.segments and not quiet:
                 what = f"none of the labels scores {result.threshold:g}" if names else "nothing is heard"
+                if names and result.scores.any():
+                    best = result.scores.max(0)  # of each label
+                    what += f"; the best is {names[best.argmax()]!r} with {best.max():.2f}, see --threshold"
                 errors().print(f"{sound.name}: {what}", style="dim")
 
 

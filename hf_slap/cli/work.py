@@ -110,6 +110,8 @@ def eval(
       slap eval org/slap --suite clap2023 --data esc50=downloads/esc50 --card README.md
       slap eval org/slap --suite slap --data /all/my/sets --format csv > scores.csv
     """
+    columns = ["task", "metric", "value", "low", "high", "chance", "clips"]
+    report = Report(columns, format, output, what="tasks", quiet=quiet)
     from ..evaluation.__main__ import named_sets, went_well
     from ..evaluation.card import fill_card, write_eval_results
     from ..evaluation.results import shown
@@ -121,12 +123,12 @@ def eval(
         again=again, name=name, revision=revision, device=device, progress=errors().is_terminal and not quiet,
     )  # fmt: skip
     scores = [results.scores[one.name] for one in choose_tasks(suite, task)]
-    with Report(["task", "metric", "value", "low", "high", "chance", "clips"], format, output, what="tasks") as report:
+    with report:
         for score in scores:
             if score["status"] != "measured":
                 errors().print(f"{score['task']}: {score['status']}: {score['reason']}", markup=False)
                 continue
-            row = [score[key] for key in ("task", "metric", "value", "low", "high", "chance", "clips")]
+            row = [score[key] for key in columns]
             numbers = [shown(score["metric"], value) for value in row[2:6]]
             report.add(score, rows=[row], cells=[[*row[:2], *numbers, row[6]]])
     if card:

@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..embedding import embed
+from ..listening import check_place
 from ..modeling.audio_slap import AudioError, load_waveform
 from ..modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapWindowedAudioConfig
 from ..moments import embed_moments, seconds_per_moment
@@ -394,6 +395,7 @@ def _load(place: str, revision: str | None, processor: Any) -> tuple[Any, Any]:
         from sentence_transformers import SentenceTransformer
 
         return SentenceTransformer(place, revision=revision), None
+    check_place(place)
     keywords = {} if revision is None else {"revision": revision}
     model = AutoModel.from_pretrained(place, **keywords)
     return model, processor or AutoProcessor.from_pretrained(place, **keywords)

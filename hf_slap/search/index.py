@@ -19,7 +19,7 @@ from huggingface_hub.constants import HF_HOME
 
 from ..sound_files import AUDIO_SUFFIXES
 from .neighbours import Neighbours, grow
-from .store import FileState, Sound, Store
+from .store import FILE_NAME, FileState, Sound, Store
 
 if TYPE_CHECKING:
     import torch
@@ -167,6 +167,8 @@ class SoundIndex:
         """
         begun = time.monotonic()
         files, folders = _existing(self._open().folders() if sources is None else sources)
+        if not (self.folder / FILE_NAME).exists() and next(_walk(files, folders, []), None) is None:
+            raise ValueError(f"no sound file in {', '.join(folders)}; known are {sorted(AUDIO_SUFFIXES)}")
         with self._turn_to_update():
             store = self._open(create=True)
             model = self._model_of_index(store, create=True)

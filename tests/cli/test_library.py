@@ -71,12 +71,14 @@ def test_forget_takes_a_folder_out(indexed, slap):
         (["search", "rain", "--index", "nowhere"], "make one with `slap index FOLDER`"),
         (["index", "--index", "nowhere"], "make one with `slap index FOLDER`"),
         (["index", "no-folder", "--index", "nowhere"], "no file or folder"),
+        (["index", "silent", "--index", "nowhere"], "no sound file in"),
         (["search", "--index", "library"], "in words"),
         (["search", "rain", "--like", "sounds/a.ogg", "--index", "library"], "in words"),
         (["search", " ", "--index", "library"], "pass some words"),
     ],
 )
 def test_what_cannot_be_done_ends_with_2_and_says_why(library, slap, arguments, reason):
+    (library.parent / "silent").mkdir(exist_ok=True)
     status, out, said = slap(*arguments)
     assert (status, out) == (2, "") and reason in said
     assert not (library.parent / "nowhere").exists()

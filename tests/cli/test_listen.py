@@ -64,6 +64,19 @@ def test_nothing_to_hear_is_a_usage_error(slap, sounds, tiny_folder):
     assert slap("caption", "-", "-m", tiny_folder)[0] == 2
 
 
+def test_a_form_that_cannot_be_written_is_refused_before_the_model_is_loaded(slap, sounds):
+    status, out, said = slap("classify", "one.wav", "-l", "dog", "-m", "nobody/nothing", "-o", "scores.xlsx")
+    assert (status, out) == (2, "") and "scores.xlsx: name it .json" in said and "nobody" not in said
+
+
+@pytest.mark.parametrize("place, reason", [("empty", "holds no model"), ("./gone", "there is no folder './gone'")])
+def test_a_folder_without_a_model_is_named(slap, sounds, place, reason):
+    (sounds / "empty").mkdir()
+    for command in (["classify", "one.wav", "-l", "dog", "-m", place], ["eval", place]):
+        status, out, said = slap(*command)
+        assert (status, out) == (2, "") and reason in said and said.count("\n") <= 3
+
+
 def test_a_model_that_is_not_there_is_one_line(slap, sounds):
     status, out, said = slap("classify", "one.wav", "-l", "dog", "-m", "nobody/nothing")
     assert (status, out) == (2, "") and "nobody/nothing" in said and "Traceback" not in said

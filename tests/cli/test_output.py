@@ -53,8 +53,9 @@ def test_the_suffix_of_the_file_decides_unless_the_format_is_given(tmp_path):
     assert (tmp_path / "a.CSV").read_text().startswith("sound,score\n")
 
 
-def test_folders_are_made_and_suffixes_that_say_nothing_are_refused(tmp_path):
+def test_folders_are_made_and_suffixes_that_say_nothing_are_refused(tmp_path, capsys):
     report(None, tmp_path / "new" / "a.txt")
+    assert capsys.readouterr().err.replace("\n", "") == f"wrote {tmp_path / 'new' / 'a.txt'}: 2 sounds"
     assert (tmp_path / "new" / "a.txt").read_text().startswith("sound")
     with pytest.raises(ValueError, match="name it .json, .csv or .txt"):
         report(None, tmp_path / "a.tsv")

@@ -20,6 +20,8 @@ def test_it_prints_segments_and_writes_files(slap, sounds, tiny_folder):
         assert record == {**expected.to_dict(), "name": name}
         assert (sounds / "out" / f"{name[:3]}.vtt").read_text() == expected.to_webvtt()
         assert (sounds / "out" / f"{name[:3]}.png").stat().st_size > 10_000
+    status, table, said = slap("timeline", "one.wav", "-l", "dog,rain", "-m", tiny_folder, "--threshold", "1")
+    assert (status, table) == (0, "") and "none of the labels scores 1; the best is '" in said
     status, table, said = slap("timeline", "one.wav", "-m", tiny_folder)
     assert (status, said) == (0, "") and table.split()[:4] == ["sound", "start", "end", "caption"]
     status, table, said = slap("timeline", "one.wav", "-m", tiny_folder, "-o", "x.txt")
