@@ -9,7 +9,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-_OF_CODE = ("auto_map", "custom_pipelines")  # keys that name code beside the weights
+# Keys that name code beside the weights, that are left from the machine that trained, and from its last batch.
+_LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path", "is_local", "local_files_only")
+_EMPTIED = ("truncation", "padding")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -20,14 +22,17 @@ def main(arguments: list[str] | None = None) -> None:
     parsed.folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(parsed.model.iterdir()):
         if path.suffix == ".json":
-            content = json.loads(path.read_text())
-            if isinstance(content, dict):
-                content = {key: value for key, value in content.items() if key not in _OF_CODE}
+            content = json.loads(path.read_text(), object_hook=_for_everyone)
             (parsed.folder / path.name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     half = {name: weight.half() for name, weight in load_file(parsed.model / "model.safetensors").items()}
     save_file(half, parsed.folder / "model.safetensors", metadata={"format": "pt"})
     size = sum(path.stat().st_size for path in parsed.folder.iterdir())
     print(f"{parsed.folder}: {size / 1e6:.1f} MB")
+
+
+def _for_everyone(content: dict) -> dict:
+    kept = {key: value for key, value in content.items() if key not in _LEFT_OUT}
+    return {key: None if key in _EMPTIED and isinstance(value, dict) else value for key, value in kept.items()}
 
 
 if __name__ == "__main__":
