@@ -26,8 +26,6 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 from hf_slap.files import write_whole
 
 PHRASES = Path(__file__).with_name("phrases.yaml")
-# Captions beside the phrases: prompts that people wrap labels in must not matter.
-TEMPLATES = ("the sound of {}", "this is a sound of {}.", "a recording of {}")
 # What a sound can be called: the centres around which words are kept. The labels of the corpus are added.
 SOUND_WORDS = """animal bark meow purr chirp croak growl howl hiss buzz moo neigh oink bleat crow quack hoot roar
 tweet squawk cluck gobble snarl whimper insect bird dog puppy cat kitten cow sheep pig horse donkey goat hen turkey
@@ -150,7 +148,7 @@ def embed(tokenizer, model, texts: list[str]) -> torch.Tensor:
 
 # --------------------------------------------------------------------------------------------- corpus and credits
 def write_corpus(files: list[Path], out: Path, phrases: dict[str, list[str]]) -> None:
-    """train.parquet: the clips that may be given away, each with its label, alone, in templates and in other words."""
+    """train.parquet: the clips that may be given away, each with its label and all phrases for it as captions."""
     columns = ["audio", "id", "domain", "label", "package", "license", "redistributable", "duration"]
     rows, credits = [], Counter()
     for row in (row for file in files for row in pq.read_table(file, columns=columns).to_pylist()):
@@ -160,8 +158,7 @@ def write_corpus(files: list[Path], out: Path, phrases: dict[str, list[str]]) ->
         if label not in phrases:
             raise SystemExit(f"clip {row['id']} has the label {label!r}, for which {PHRASES.name} has no phrases")
         source = {"instrument": "music", "drum": "music", "speech": "speech"}.get(row["domain"], "effects")
-        captions = [label, *phrases[label], *(template.format(label) for template in TEMPLATES)]
-        rows.append({**row, "label": label, "source": source, "captions": captions})
+        rows.append({**row, "label": label, "source": source, "captions": [label, *phrases[label]]})
         credits[row["package"], row["license"]] += 1
     out.mkdir(parents=True, exist_ok=True)
     write_whole(out / "train.parquet", lambda path: pq.write_table(pa.Table.from_pylist(rows), path))

@@ -62,6 +62,8 @@ class ClipSettings:
         group_column: clips equal in this column are not each other's negatives, such as "label" where few captions
             describe many clips. Default: clips with the same id. Nor are, in any case, those with equal captions, and
             scenes that a clip of one group was mixed into.
+        prompts: texts with {} where the caption goes, such as "the sound of {}". The text tower reads the caption in
+            one of them, drawn anew, or, as often as in each, alone; the decoder learns the caption itself.
         patch_frames, patch_bins: of the audio encoder.
         cache_mb: memory for decoded clips, in MB (1e6 bytes), in every worker of the loader.
     Raises:
@@ -91,6 +93,7 @@ class ClipSettings:
     sequence_share: float = 0.0
     max_events: int = 2
     group_column: str | None = None
+    prompts: tuple[str, ...] = ()
     patch_frames: int = 16
     patch_bins: int = 16
     cache_mb: float = 0.0
@@ -107,6 +110,8 @@ class ClipSettings:
         ):  # fmt: skip
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if isinstance(self.prompts, str) or any("{}" not in prompt for prompt in self.prompts):
+            raise ValueError(f"prompts is {self.prompts!r}; expected a list of texts with {{}} where the caption goes")
         if self.max_events < 2:
             raise ValueError(f"max_events is {self.max_events}; a mixed scene has at least 2, or set mix_probability=0")
         if len(self.noise_snr_db) != 2 or not self.noise_snr_db[0] <= self.noise_snr_db[1]:
@@ -149,6 +154,7 @@ class TrainingClip:
     mixed_in: tuple[int, ...] = ()  # rows of the clips that share its scene
     parallel_caption: bool | None = None  # None: not asked for
     source: str = ""
+    text: str | None = None  # what the text tower reads; None: the caption
 
 
 @dataclass(frozen=True)
@@ -213,6 +219,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         caption = row["captions"][int(caption_rng.integers(len(row["captions"])))]
         try:
             features, caption, mixed_in = self._features(ref.index, row, caption, sound_rng, caption_rng)
+            text = caption_rng.choice(["{}", *settings.prompts]).format(caption) if settings.prompts else caption
             columns = len(features) // settings.patch_frames
             if not columns:
                 raise AudioError(f"{len(features)} frames; one patch needs {settings.patch_frames}")
@@ -233,6 +240,7 @@ class PretrainDataset(torch.utils.data.Dataset):
         return TrainingClip(
             id=row["id"],
             caption=caption,
+            text=text,
             features=augmented,
             teacher_features=features,
             patch_mask=self.draw_patch_mask(columns, rows, settings.mask_ratio, mask_rng),
@@ -435,7 +443,11 @@ class PretrainCollator:
         captions = [clip.caption for clip in clips]
         at_once = [clip.parallel_caption for clip in clips if clip.parallel_caption is not None]
         texts = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=self.max_text_tokens, return_tensors="pt"
+            [clip.text or clip.caption for clip in clips],
+            padding=True,
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_tensors="pt",
         )
         return {
             "input_features": torch.from_numpy(np.concatenate([clip.features for clip in clips])),

@@ -291,6 +291,21 @@ def test_clips_with_one_caption_are_one_group_whatever_its_case(wav, prepare, co
     assert len(set(kinds[:3])) == 1 and kinds[3] not in kinds[:3] and len(set(captions)) == 3
 
 
+def test_prompts_are_for_the_text_tower_alone(prepare, collate, corpus, tokenizer):
+    prompts = ("the sound of {}", "{} can be heard")
+    plain, wrapped = (collate([prepare(prompts=p)[ref] for ref in refs(corpus)]) for p in ((), prompts))
+    assert wrapped["captions"] == plain["captions"] and torch.equal(wrapped["labels"], plain["labels"])
+    assert torch.equal(wrapped["groups"], plain["groups"])
+    read = tokenizer.batch_decode(wrapped["input_ids"], skip_special_tokens=True)
+    alone = tokenizer.batch_decode(plain["input_ids"], skip_special_tokens=True)
+    forms = [[p.format(caption) for p in ("{}", *prompts)] for caption in alone]
+    assert all(text in one for text, one in zip(read, forms, strict=True))
+    assert {one.index(text) for text, one in zip(read, forms, strict=True)} == {0, 1, 2}
+    for wrong in ("the sound of {}", ["no place"]):
+        with pytest.raises(ValueError, match="expected a list of texts with {}"):
+            ClipSettings(prompts=wrong)
+
+
 def test_a_scene_is_of_the_groups_of_all_that_is_heard_in_it(wav, prepare, collate):
     texts = ["a dog", "a cat", "a cow", "a cock", "a hen"]
     audio = [{"bytes": wav(0.5, seed), "path": None} for seed in range(5)]
