@@ -54,7 +54,7 @@ from hf_slap.distributed import (
     wait_for_everyone,
     world_size,
 )
-from hf_slap.engine import computes_bf16, gathered, start_engine, whole_model, wrap
+from hf_slap.engine import computes_bf16, end_run, gathered, start_engine, whole_model, wrap
 from hf_slap.evaluation.retrieval import relevance, retrieval_scores
 from hf_slap.evaluation.while_training import ZeroShotTasks
 from hf_slap.evaluation.zero_shot import zero_shot_scores
@@ -230,7 +230,7 @@ def main(arguments: list[str] | None = None) -> Path:
                 speed.restart()
     if last_step < config.total_steps:
         accelerator.print(f"stopped after step {last_step} of {config.total_steps}; go on with --resume")
-        accelerator.end_training()
+        end_run(accelerator)
         return checkpoints
 
     # ------------------------------------------------------------------------------------------------- export
@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> Path:
             '  classify("clip.wav", candidate_labels=["a dog", "rain", "a guitar"])'
         )
     wait_for_everyone()
-    accelerator.end_training()
+    end_run(accelerator)
     return folder
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType, convert_outputs_to_fp32
 from torch import nn
@@ -19,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 
 from .distributed import is_main, world_size
 
+_ENDED: list = []  # process groups
 _SERVED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU, DistributedType.FSDP)
 
 
@@ -66,6 +68,18 @@ def start_engine(bf16: bool, **keywords) -> Accelerator:
     if accelerator.num_processes != world_size():
         raise RuntimeError(f"Accelerate sees {accelerator.num_processes} processes, torch {world_size()}")
     return accelerator
+
+
+def end_run(accelerator: Accelerator) -> None:
+    """Ends trackers and the process group.
+
+    gloo's threads may still be putting work away, for which they need the interpreter. Were the group let go of with
+    the model, its last owner, that would wait for them holding the interpreter: a process hung for ever after its
+    last step. So the group, which is of no more use, is kept to the end of the process.
+    """
+    if dist.is_initialized():
+        _ENDED.append(dist.group.WORLD)
+    accelerator.end_training()
 
 
 def wrap(accelerator: Accelerator, model: nn.Module, teacher: nn.Module | None = None) -> nn.Module:

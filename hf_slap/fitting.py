@@ -42,7 +42,7 @@ from .distributed import (
     together,
     world_size,
 )
-from .engine import computes_bf16, gathered, start_engine, whole_model, wrap
+from .engine import computes_bf16, end_run, gathered, start_engine, whole_model, wrap
 from .modeling.audio_slap import AudioError
 from .optimization import learning_rate, set_learning_rate
 from .registration import save_folder
@@ -499,7 +499,7 @@ def fit(
         if is_main():
             print_result(run_folder, measure, better, time.monotonic() - started)
             print(f"curves: {draw_curves(run_folder)}")
-    accelerator.end_training()
+    end_run(accelerator)
     return target
 
 
