@@ -6,8 +6,10 @@ an hour that is spent on either shows as lower utilisation (model FLOPs utilisat
 appendix B). Pooling heads, projections and the comparison of clips with captions are left out.
 """
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import psutil
 import torch
@@ -31,22 +33,13 @@ def audio_operations(config: SlapAudioConfig, clip_frames: list[int]) -> float:
     """
     tokens = [frames // config.patch_frames * config.patch_rows for frames in clip_frames]
     width, hidden, total = config.hidden_size, config.intermediate_size, sum(tokens)
-    count = 2 * total * (width * config.patch_values + _stem_weights(config))
+    stem = sum(9 * before[0] * math.prod(after) for before, after in pairwise(config.patch_shapes))
+    count = 2 * total * (stem + width * math.prod(config.patch_shapes[-1]))
     for kind in config.layer_types:
         reach = local_reach(config) if kind == "sliding_attention" else None
         count += 2 * total * (4 * width * width + 3 * width * hidden)
         count += sum(4 * n * width * (n if reach is None else min(n, 2 * reach + 1)) for n in tokens)
     return count + 2 * 2 * total * width * width
-
-
-def _stem_weights(config: SlapAudioConfig) -> int:
-    """Products of the convolutions in front of the embedding, for one patch."""
-    frames, bins, before, count = config.patch_frames, config.patch_bins, 1, 0
-    for channels in config.stem_channels or ():
-        frames, bins = -(-frames // 2), -(-bins // 2)
-        count += 9 * before * channels * frames * bins
-        before = channels
-    return count
 
 
 def window_operations(tower: nn.Module) -> float:

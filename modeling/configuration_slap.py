@@ -150,11 +150,13 @@ class SlapAudioConfig(_StrictConfig):
         return self.num_mel_bins // self.patch_bins
 
     @property
-    def patch_values(self) -> int:
-        """Width of what is embedded of a patch: its frames times its bins, or what the convolutions leave of it."""
-        halved = 2 ** len(self.stem_channels or ())
-        channels = self.stem_channels[-1] if self.stem_channels else 1
-        return channels * -(-self.patch_frames // halved) * -(-self.patch_bins // halved)
+    def patch_shapes(self) -> list[tuple[int, int, int]]:
+        """(channels, frames, bins) of a patch, and of what each convolution in front of the embedding makes of it."""
+        shapes = [(1, self.patch_frames, self.patch_bins)]
+        for channels in self.stem_channels or ():
+            _, frames, bins = shapes[-1]
+            shapes.append((channels, -(-frames // 2), -(-bins // 2)))
+        return shapes
 
 
 @strict

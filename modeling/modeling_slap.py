@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -137,13 +138,13 @@ class SlapPatchStem(nn.Module):
 
     def __init__(self, config: SlapAudioConfig):
         super().__init__()
-        self.patch_size = (config.patch_frames, config.patch_bins)
-        pairs = zip([1, *config.stem_channels], config.stem_channels, strict=False)
-        self.layers = nn.Sequential(*(SlapStemConvolution(old, new, config.rms_norm_eps) for old, new in pairs))
+        self.patch_shape = config.patch_shapes[0]
+        channels = pairwise(shape[0] for shape in config.patch_shapes)
+        self.layers = nn.Sequential(*(SlapStemConvolution(old, new, config.rms_norm_eps) for old, new in channels))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """(..., frames x bins of a patch) to (..., `SlapAudioConfig.patch_values`)."""
-        x = self.layers(patches.reshape(-1, 1, *self.patch_size))
+        """(..., frames x bins of a patch) to (..., the last of `SlapAudioConfig.patch_shapes`, flat)."""
+        x = self.layers(patches.reshape(-1, *self.patch_shape))
         return x.permute(0, 2, 3, 1).reshape(*patches.shape[:-1], -1)
 
 
@@ -407,7 +408,7 @@ class SlapAudioModel(SlapPreTrainedModel):
     def __init__(self, config: SlapAudioConfig):
         super().__init__(config)
         self.patch_stem = SlapPatchStem(config) if config.stem_channels else None
-        self.patch_embedding = nn.Linear(config.patch_values, config.hidden_size, bias=False)
+        self.patch_embedding = nn.Linear(math.prod(config.patch_shapes[-1]), config.hidden_size, bias=False)
         self.mask_token = nn.Parameter(torch.zeros(config.hidden_size))
         self.layers = nn.ModuleList(SlapAudioLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = SlapRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
