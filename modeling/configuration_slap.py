@@ -472,6 +472,9 @@ class SlapConfig(_StrictConfig):
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
+        for part in output.values():
+            if isinstance(part, dict):
+                part.pop("_name_or_path", None)  # where a tower was loaded from, often a folder of one machine
         if self.projection == "linear":  # files of models without the other do not name it
             output.pop("projection", None)
             output.pop("projection_dropout", None)

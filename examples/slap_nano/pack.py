@@ -10,7 +10,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 # Keys that name code beside the weights, that are left from the machine that trained, and from its last batch.
-_LEFT_OUT = ("auto_map", "custom_pipelines", "_name_or_path", "is_local", "local_files_only")
+_LEFT_OUT = ("auto_map", "custom_pipelines", "is_local", "local_files_only")
 _EMPTIED = ("truncation", "padding")
 
 

@@ -455,6 +455,40 @@ def test_towers_come_from_pretrained_folders(tmp_path):
     for name in ("audio_model", "text_model"):
         expected, found = (getattr(m.slap, name).state_dict() for m in (trained, model))
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+    model.save_pretrained(tmp_path / "out")
+    assert str(tmp_path) not in (tmp_path / "out" / "config.json").read_text()
+
+
+@pytest.mark.parametrize("texts", [2, 5, 23])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_a_frozen_text_tower_has_no_dropout_and_reads_texts_of_one_length_together(texts, padding_side):
+    torch.manual_seed(3)
+    model = small_model(text_config={**TEXT, **SPECIAL, "hidden_dropout_prob": 0.5}, dtype=torch.float64).train()
+    x, frames = packed(sounds(torch.float64)[0])
+    x, frames = x.repeat(8, 1)[: 48 * texts], [48] * texts
+    ids, lengths = torch.randint(3, 97, (texts, 19)), torch.randint(1, 19, (texts, 1))
+    place = torch.arange(19) if padding_side == "right" else torch.arange(18, -1, -1)
+    mask = (place < lengths).long()
+    assert model.slap.text_model.training
+    model.slap.text_model.requires_grad_(False)
+    model.train()
+    assert model.slap.audio_model.training and not model.slap.text_model.training
+
+    read = []
+    handle = model.slap.text_model.register_forward_pre_hook(
+        lambda module, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    found = model(input_features=x, clip_frames=frames, input_ids=ids, attention_mask=mask).text_embeds
+    handle.remove()
+    expected = model.slap.get_text_features(ids, mask).pooler_output
+    assert (found - expected).abs().max() < 1e-12
+    assert len(read) == 4 and (texts < 5 or padding_side == "left" or sum(read) < ids.numel())
+    (found * torch.randn_like(found)).sum().backward()
+    assert model.slap.text_projection.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in model.slap.text_model.parameters())
+
+    model.slap.text_model.requires_grad_(True)
+    assert model.train().slap.text_model.training
 
 
 # ------------------------------------------------------------------------------------------ one folder for every head
