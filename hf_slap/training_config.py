@@ -48,7 +48,7 @@ class TrainConfig:
         train_split: which split of it; needed where there are several.
         data_fraction: part of each source to learn from, for scaling studies; parts are nested (`data.take_fraction`).
         source_weights: how much is heard of each source: "clips", "hours" or {source: weight} (`data.clip_times`).
-        balance_labels: inside a source, hear every label equally often.
+        balance_labels: 1: inside a source, every label is heard equally often; 0.5: as the root of its clips.
         validation_data: held-out corpus for validation by retrieval; None: no validation.
         validation_split: as `train_split`.
         zero_shot_tasks: zero-shot tasks of the suites, by name, that a validation measures too; the mean of their
@@ -118,7 +118,7 @@ class TrainConfig:
     train_split: str | None = None
     data_fraction: float = 1.0
     source_weights: str | dict = "clips"  # A: CaptionStew's framework weighs by hours
-    balance_labels: bool = False
+    balance_labels: float = 0.0
     validation_data: str | list[str] | None = None
     validation_split: str | None = None
     zero_shot_tasks: list[str] = dataclasses.field(default_factory=list)
@@ -233,7 +233,7 @@ class TrainConfig:
             )
         for name in (
             "teacher_momentum_start", "teacher_momentum_end", "teacher_temperature_warmup", "label_smoothing",
-            "parallel_caption_share", "max_skipped_share", "plateau_factor",
+            "parallel_caption_share", "max_skipped_share", "plateau_factor", "balance_labels",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")

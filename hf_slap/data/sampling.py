@@ -52,7 +52,7 @@ def take_fraction(corpus: Dataset, fraction: float) -> Dataset:
 
 
 def clip_times(
-    corpus: Dataset, source_weights: str | Mapping[str, float] = "clips", balance_labels: bool = False
+    corpus: Dataset, source_weights: str | Mapping[str, float] = "clips", balance_labels: float = 0.0
 ) -> np.ndarray | None:
     """How many times each clip is to be heard in an epoch, on average. An epoch stays as many clips as the corpus has.
 
@@ -60,22 +60,24 @@ def clip_times(
         corpus: from `load_corpus`.
         source_weights: share of the clips heard that come from each source: "clips", as many as it has; "hours", as its
             hours; or {source: weight}, which names every source, 0 leaves one out.
-        balance_labels: inside a source, a clip counts as the sum of 1 / (clips of the source with that label) over its
-            labels, so that every label is heard equally often where clips have one; clips without a label are one more
-            label.
+        balance_labels: exponent p from 0, off, to 1. Inside a source, a clip counts as the sum of
+            1 / (clips of the source with that label) ** p over its labels: with 1 every label is heard equally often
+            where clips have one, with 0.5 as the root of its clips, so that a label of a single clip is not heard as
+            often as one of hundred. Clips without a label are one more label.
     Returns:
         (clips,) float64, mean 1; None where every clip is to be heard once.
     Raises:
         ValueError: a rule that does not exist, weights that miss a source, name an unknown one, are negative or all 0;
-            no labels to balance.
-    Paper: CaptionStew's framework mixes sources by hours. Balancing is not stated; chosen as 1 / count, as is usual for
-        AudioSet.
+            an exponent outside its range; no labels to balance.
+    Paper: CaptionStew's framework mixes sources by hours. Balancing is not stated; 1 / count is usual for AudioSet.
     """
+    if not 0 <= balance_labels <= 1:
+        raise ValueError(f"balance_labels is {balance_labels}; it must lie between 0, off, and 1, all labels alike")
     if source_weights == "clips" and not balance_labels:
         return None
     sources, source_of = _codes(corpus, "source")
     shares = _shares(corpus, sources, source_of, source_weights)
-    inside = _label_weights(corpus, source_of) if balance_labels else np.ones(len(corpus))
+    inside = _label_weights(corpus, source_of, balance_labels) if balance_labels else np.ones(len(corpus))
     total = np.bincount(source_of, inside)
     return len(corpus) * shares[source_of] * inside / total[source_of]
 
@@ -141,7 +143,7 @@ def _shares(
     return shares / shares.sum()
 
 
-def _label_weights(corpus: Dataset, source_of: np.ndarray) -> np.ndarray:
+def _label_weights(corpus: Dataset, source_of: np.ndarray, exponent: float) -> np.ndarray:
     column = next((name for name in ("labels", "label") if name in corpus.column_names), None)
     if column is None:
         raise ValueError(f"balance_labels needs a column 'labels' or 'label'; the corpus has {corpus.column_names}")
@@ -154,7 +156,7 @@ def _label_weights(corpus: Dataset, source_of: np.ndarray) -> np.ndarray:
                 owners.append(row)
         start += len(table)
     codes, owners = np.array(codes), np.array(owners)
-    return np.bincount(owners, 1.0 / np.bincount(codes)[codes])
+    return np.bincount(owners, np.bincount(codes)[codes] ** -float(exponent))
 
 
 def _codes(corpus: Dataset, column: str) -> tuple[list[str], np.ndarray]:

@@ -74,7 +74,7 @@ def test_sources_are_heard_in_their_shares_in_every_epoch(corpus, weights, share
 
 
 def test_no_clip_is_forgotten_and_none_is_favoured(corpus):
-    times = clip_times(corpus, "hours", balance_labels=True)
+    times = clip_times(corpus, "hours", balance_labels=1)
     for epochs in (1, 4, 9):
         assert np.abs(heard(times, epochs) - epochs * times).max() < 1
     once = np.ones(29)
@@ -90,7 +90,7 @@ def test_repeats_of_a_clip_are_far_apart(corpus):
 
 
 def test_labels_are_balanced_inside_each_source(corpus):
-    times = clip_times(corpus, balance_labels=True)
+    times = clip_times(corpus, balance_labels=1)
     for source, size in SIZES.items():
         rows = [row for row, name in enumerate(corpus["source"]) if name == source]
         weight = {"soft": 0.0, "hard": 0.0}
@@ -108,9 +108,20 @@ def test_labels_are_balanced_inside_each_source(corpus):
             assert weight["soft"] == pytest.approx(weight["hard"])
 
 
+@pytest.mark.parametrize("exponent", [0.25, 0.5])
+def test_labels_are_balanced_in_part(corpus, exponent):
+    times = clip_times(corpus, balance_labels=exponent)
+    rain = [row for row, name in enumerate(corpus["source"]) if name == "rain"]
+    of = {tuple(corpus[row]["labels"]): times[row] for row in rain}
+    soft, hard = 515 + 13, 73 + 13  # clips, as above
+    assert of["hard",] / of["soft",] == pytest.approx((soft / hard) ** exponent)
+    assert max(value for labels, value in of.items() if len(labels) == 2) == pytest.approx(of["hard",] + of["soft",])
+    assert times[rain].sum() == pytest.approx(601)
+
+
 def test_plain_shares_change_nothing_about_the_order(corpus):
     assert clip_times(corpus) is None and epoch_orders(None, 5) is None
-    assert clip_times(corpus, "clips", balance_labels=True) is not None
+    assert clip_times(corpus, "clips", balance_labels=1) is not None
 
 
 @pytest.mark.parametrize("world", [1, 3])
@@ -141,5 +152,7 @@ def test_weights_that_cannot_be_meant_are_refused(corpus, weights, message):
 
 
 def test_balancing_needs_labels(corpus):
+    with pytest.raises(ValueError, match="must lie between 0, off, and 1"):
+        clip_times(corpus, balance_labels=1.5)
     with pytest.raises(ValueError, match="needs a column 'labels' or 'label'"):
-        clip_times(corpus.remove_columns("labels"), balance_labels=True)
+        clip_times(corpus.remove_columns("labels"), balance_labels=1)
