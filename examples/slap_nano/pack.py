@@ -1,6 +1,10 @@
 """A folder as slap-nano ships: weights in float16, without the code beside them, which hf_slap has.
 
-python examples/slap_nano/pack.py runs/slap-nano/model hf_slap/bundled/slap-nano
+python examples/slap_nano/pack.py runs/slap-nano-text/model hf_slap/bundled/slap-nano \\
+    --first runs/slap-nano/model --share 0.7
+
+With --first, weights are a mean of both: what the second stage learned of its words, without losing what the first knew
+of words that no clip carries (Wortsman et al. 2022, Robust fine-tuning of zero-shot models).
 """
 
 import argparse
@@ -18,13 +22,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder that a run exported")
     parser.add_argument("folder", type=Path, help="where to; CREDITS.md comes from examples/slap_nano/prepare.py")
+    parser.add_argument("--first", type=Path, help="folder of the model that the second stage started from")
+    parser.add_argument("--share", type=float, default=0.5, help="of the second stage in the mean")
     parsed = parser.parse_args(arguments)
     parsed.folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(parsed.model.iterdir()):
         if path.suffix == ".json":
             content = json.loads(path.read_text(), object_hook=_for_everyone)
             (parsed.folder / path.name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    half = {name: weight.half() for name, weight in load_file(parsed.model / "model.safetensors").items()}
+    weights = load_file(parsed.model / "model.safetensors")
+    if parsed.first:
+        before = load_file(parsed.first / "model.safetensors")
+        weights = {name: before[name].lerp(weight, parsed.share) for name, weight in weights.items()}
+    half = {name: weight.half() for name, weight in weights.items()}
     save_file(half, parsed.folder / "model.safetensors", metadata={"format": "pt"})
     size = sum(path.stat().st_size for path in parsed.folder.iterdir())
     print(f"{parsed.folder}: {size / 1e6:.1f} MB")

