@@ -11,7 +11,7 @@ from hf_slap import SlapAudioConfig, SlapAudioModel, SlapForPreTraining
 from hf_slap.compute import audio_operations, matmul_probe, matmul_rate, memory_gb, step_operations
 from hf_slap.objectives import model_inputs
 
-CLIPS, FRAMES, WORDS = 3, 96, 11
+CLIPS, FRAMES, WORDS = 4, 96, 11
 ALL = {"contrastive": 1.0, "masked": 1.0, "caption": 1.0}
 
 
