@@ -128,11 +128,7 @@ class SlapStemConvolution(nn.Module):
         self.norm = SlapRMSNorm(out_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        # channels last in memory, as the norm reads them: on a CPU half the time of the other order
-        weight, bias = self.convolution.weight, self.convolution.bias
-        x, weight = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, weight))
-        x = F.conv2d(x, weight, bias, self.convolution.stride, self.convolution.padding)
-        return F.gelu(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return F.gelu(self.norm(self.convolution(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
 
 
 class SlapPatchStem(nn.Module):
