@@ -143,6 +143,7 @@ class SlapForPrefixCaptioning(SlapPreTrainedModel, GenerationMixin):
     config_class = SlapPrefixConfig
     input_modalities = ("audio",)
     _no_split_modules = ["SlapAudioLayer", "SlapPrefixLayer", "GPT2Block"]
+    _at_rest_when_frozen = ("slap", "language_model")
     _keys_to_ignore_on_load_unexpected = [r"^slap\.(text_|logit_)", r"^(decoder|lm_head|prototype_head|classifier)\b"]
 
     def __init__(self, config: SlapPrefixConfig):
@@ -181,14 +182,6 @@ class SlapForPrefixCaptioning(SlapPreTrainedModel, GenerationMixin):
         if loaded:  # not in the dtype that it was saved in
             model.language_model = AutoModelForCausalLM.from_pretrained(language_model, dtype=heard.dtype)
         return model
-
-    def train(self, mode: bool = True):
-        """As `Module.train`; dropout and batch statistics of frozen parts stay off."""
-        super().train(mode)
-        for part in (self.slap, self.language_model):
-            if not any(parameter.requires_grad for parameter in part.parameters()):
-                part.eval()
-        return self
 
     @property
     def longest_caption(self) -> int:

@@ -289,6 +289,15 @@ class SlapPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    _at_rest_when_frozen: tuple[str, ...] = ()  # names of parts
+
+    def train(self, mode: bool = True):
+        """As `Module.train`; a part in `_at_rest_when_frozen` of which nothing is trained stays in evaluation mode."""
+        super().train(mode)
+        for part in (getattr(self, name) for name in self._at_rest_when_frozen):
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+        return self
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
@@ -702,6 +711,7 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^(decoder|lm_head|prototype_head|classifier)\b"]
+    _at_rest_when_frozen = ("text_model",)
 
     def __init__(self, config: SlapConfig):
         super().__init__(config)
@@ -719,12 +729,6 @@ class SlapModel(FromTowersMixin, AudioFeaturesMixin, SlapPreTrainedModel):
         if config.contrastive_kind == "sigmoid":
             self.logit_bias = nn.Parameter(torch.tensor([config.logit_bias_init_value]))
         self.post_init()
-
-    def train(self, mode: bool = True):
-        """As `Module.train`; a text tower of which nothing is trained has no dropout."""
-        super().train(mode)
-        self.text_model.train(mode and any(parameter.requires_grad for parameter in self.text_model.parameters()))
-        return self
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()

@@ -63,7 +63,7 @@ def clip_times(
         balance_labels: exponent p from 0, off, to 1. Inside a source, a clip counts as the sum of
             1 / (clips of the source with that label) ** p over its labels: with 1 every label is heard equally often
             where clips have one, with 0.5 as the root of its clips, so that a label of a single clip is not heard as
-            often as one of hundred. Clips without a label are one more label.
+            often as one of a hundred. Clips without a label are one more label.
     Returns:
         (clips,) float64, mean 1; None where every clip is to be heard once.
     Raises:
