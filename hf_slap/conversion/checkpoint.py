@@ -29,6 +29,8 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, Tensor]:
         FileNotFoundError: no such file.
         ConversionError: damaged, without weights, or with objects whose loading could run code.
     """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give the checkpoint's .pth, .pt or .ckpt file")
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)

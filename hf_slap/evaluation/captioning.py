@@ -4,6 +4,7 @@ CIDEr-D, BLEU and ROUGE-L are Python. Stanford's tokenizer and METEOR need Java,
 FENSE its models: what is missing here is reported with its reason and never counted as 0.
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Sequence
@@ -125,13 +126,27 @@ def _tokenize(
 
         try:
             sides = [{c: [{"caption": text} for text in its] for c, its in side.items()} for side in (ours, theirs)]
-            told = [PTBTokenizer().tokenize(side) for side in sides]
+            with _errors_of_programs_unseen():
+                told = [PTBTokenizer().tokenize(side) for side in sides]
             if all(map(len, told)):
                 return *told, "PTB"
         except OSError:  # its folder cannot be written
             pass
     told = [{c: [" ".join(words(text)) for text in its] for c, its in side.items()} for side in (ours, theirs)]
     return *told, "words"
+
+
+@contextlib.contextmanager
+def _errors_of_programs_unseen():
+    """Stanford's tokenizer writes how fast it was to the standard error of this process, amid its progress bars."""
+    seen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(seen, 2)
+        os.close(seen)
+        os.close(nowhere)
 
 
 def _meteor(theirs: dict, ours: dict) -> tuple[float, list[float]] | str:

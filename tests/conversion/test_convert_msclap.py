@@ -226,6 +226,8 @@ def test_numbers_of_numpy_beside_the_weights_do_no_harm(tmp_path):
 
 
 def test_damaged_and_foreign_files_are_refused(checkpoints, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere.pth'; give the checkpoint"):
+        convert(tmp_path / "nowhere.pth", tmp_path / "out")
     whole = (checkpoints["2022"] / "checkpoint.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ConversionError, match="damaged"):

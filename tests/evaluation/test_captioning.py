@@ -1,6 +1,8 @@
 """Caption measures: by hand, against another library, and what is missing is said."""
 
 import math
+import os
+import shutil
 
 import pytest
 
@@ -53,6 +55,15 @@ def test_what_cannot_be_had_is_said_and_not_counted_as_nothing():
     assert set(scores.values) | set(scores.missing) == set(MEASURES) and not set(scores.values) & set(scores.missing)
     assert "Java" in scores.missing["METEOR"] and "Stanford" in scores.missing["SPIDEr"]
     assert "aac-metrics" in scores.missing["FENSE"]
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="no java on the PATH")
+def test_with_java_the_words_are_stanfords_and_its_program_keeps_quiet(capfd):
+    scores = caption_scores(WRITTEN, REFERENCES, ("BLEU-1", "METEOR"), java=True)
+    assert scores.tokenizer == "PTB" and 0.2 < scores.values["METEOR"] < 0.8
+    assert "tokens per second" not in "".join(capfd.readouterr())
+    os.write(2, b"seen again")
+    assert capfd.readouterr().err == "seen again"
 
 
 def test_each_measure_is_a_metric_of_evaluate():
