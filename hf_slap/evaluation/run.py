@@ -43,9 +43,11 @@ def evaluate(
 ) -> "Results":
     """Judges a model by the tasks of a suite, and keeps the results in one JSON file.
 
-    A task whose clips are not here is reported as not measured, with how to get them. Tasks that were measured before,
-    with this model on these clips, are not run again; a run that was interrupted goes on where it stopped. A task that
-    breaks is logged and reported as failed, and the others are run.
+    A task whose clips are not here is reported as not measured, with how to get them; if it was measured before, that
+    score is kept, and its notes say so. Tasks that were measured before, with this model on these clips, are not run
+    again; a run that was interrupted goes on where it stopped. Where measures were missing (no Java, no download) they
+    are tried again each time: the captions are kept, only their measures are computed anew. A task that breaks is
+    logged with its traceback and reported as failed, in the place of an older score, and the others are run.
 
     Args:
         model: a folder or Hub id of SLAP, of transformers' CLAP or of sentence-transformers; or a model with
@@ -82,25 +84,31 @@ def evaluate(
     results = Results(output / f"{_file_name(listener.name)}.json", listener.describe())
     output.mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(chosen, start=1):
-        started = time.monotonic()
+        started, head = time.monotonic(), f"[{number}/{len(chosen)}] {task.name}"
+        before = None if again else results.measured(task.name, task.declaration())
         try:
             clips = open_task(task, places, download)
             digest = _digest(clips)
-            if not again and results.kept(task.name, task.declaration(), digest):
-                _say(progress, f"[{number}/{len(chosen)}] {task.name}: measured before")
+            known = before if before and before["clips_digest"] == digest else None
+            if known and not known.get("missing"):
+                _say(progress, f"{head}: measured before")
+                results.add(_kept(known))
                 continue
-            _say(progress, f"[{number}/{len(chosen)}] {task.name}")
+            _say(progress, f"{head}: once more, for {', '.join(known['missing'])}" if known else head)
             pictures = output / "pictures" / _file_name(listener.name)
             score = {"status": "measured", **_MEASURE[task.kind](task, listener, clips, pictures)}
+            if known and score["status"] == "measured" and not set(score["missing"]) < set(known["missing"]):
+                results.add(_kept(known))  # measured elsewhere perhaps, with more than there is here
+                continue
         except (NotMeasured, ImportError) as reason:
-            _say(progress, f"[{number}/{len(chosen)}] {task.name}: not measured")
+            _say(progress, f"{head}: not measured")
+            if before:  # what was measured once is not lost
+                results.add(_kept(before, str(reason)))
+                continue
             score, clips, digest = {"status": "not measured", "reason": str(reason)}, {}, None
-        except (ValueError, RuntimeError, OSError) as error:  # one set that is wrong does not cost the others
+        except Exception as error:  # one set that is wrong does not cost the others
             logger.exception("task %s failed", task.name)
             score, clips, digest = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}, {}, None
-        before = results.scores.get(task.name, {}).get("status")
-        if score["status"] != "measured" and before == "measured" and not again:
-            continue  # what was measured once, elsewhere perhaps, is not lost
         results.add(_record(task, listener, clips, digest, score, time.monotonic() - started))
     return results
 
@@ -491,6 +499,12 @@ def _record(
         "date": date.today().isoformat(),
         "seconds": round(took, 1),
     }
+
+
+def _kept(score: Mapping, reason: str | None = None) -> dict:
+    """A score that was measured before; its notes say so where this run could not measure it."""
+    notes = [note for note in score["notes"] if not note.startswith("kept from ")]
+    return {**score, "notes": [*notes, f"kept from {score['date']}; this run: {reason}"] if reason else notes}
 
 
 def _versions(task: Task) -> dict[str, str]:

@@ -10,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 import hf_slap
+from hf_slap.evaluation import run as run_module
 from hf_slap.evaluation.__main__ import main
 from hf_slap.evaluation.captioning import QUICK_MEASURES
 from hf_slap.evaluation.card import BEGIN, END, fill_card, write_eval_results
@@ -182,6 +183,58 @@ def test_a_set_that_is_wrong_does_not_cost_the_others(run, tiny_folder, small_co
     assert [score["status"] for score in results.scores.values()] == ["failed", "failed", "measured"]
     assert "no column 'fold', and no fold in" in results.scores["esc50-folds"]["reason"]
     assert "| esc50-folds | accuracy | failed |" in results.table()
+
+
+@pytest.fixture
+def judge(small_corpora, tmp_path):
+    """judge(task, set) -> the task's score by the model that ships, from one results file; set: path, or not here."""
+
+    def run(task, place=small_corpora["shipped_heldout"]):
+        keywords = {"data": {"own": place} if place else None, "output": tmp_path, "progress": False, "device": "cpu"}
+        (score,) = hf_slap.evaluate(hf_slap.bundled("slap-nano"), tasks=[task], **keywords).scores.values()
+        return score
+
+    return run
+
+
+def test_an_older_score_is_kept_where_the_set_is_away_and_says_so(judge, tmp_path):
+    task = Task("mine", "zero_shot", "own", "accuracy", "")
+    measured = judge(task)
+    for _ in range(2):
+        away = judge(task, None)
+        assert away["value"] == measured["value"] and away["status"] == "measured"
+        (note,) = away["notes"]
+        assert note.startswith(f"kept from {measured['date']}; this run: ") and "--data own=" in note
+    assert judge(task)["notes"] == []
+    assert judge(Task("mine", "zero_shot", "own", "accuracy", "", prompts=("a {}",)), None)["status"] == "not measured"
+
+    judge(task)
+    (tmp_path / "wrong.parquet").write_bytes(b"no parquet")
+    wrong = judge(task, tmp_path / "wrong.parquet")
+    assert wrong["status"] == "failed" and "value" not in wrong
+
+
+def test_what_breaks_in_a_task_is_told_with_its_traceback_and_stops_nothing(judge, monkeypatch, caplog):
+    def breaks(*_):
+        raise KeyError("labels")
+
+    monkeypatch.setitem(run_module._MEASURE, "zero_shot", breaks)
+    score = judge(Task("mine", "zero_shot", "own", "accuracy", ""))
+    assert score["status"] == "failed" and score["reason"] == "KeyError: 'labels'"
+    assert "task mine failed" in caplog.text and "in breaks" in caplog.text
+
+
+def test_measures_that_were_missing_are_tried_again_and_none_is_lost(judge, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", "/nowhere")  # no Java
+    task = Task("mine", "captioning", "own", "CIDEr-D", "", measures=("CIDEr-D", "METEOR", "FENSE"))
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
+    assert set(judge(task)["missing"]) == {"METEOR", "FENSE"}
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: 0.25)
+    score = judge(task)
+    assert set(score["missing"]) == {"METEOR"} and score["more"]["FENSE"] == 0.25
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
+    assert judge(task) == score
 
 
 def test_the_command_prints_the_table(run, tiny_folder, small_corpora, capsys):
