@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
+import soundfile
 import torch
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from pyarrow import parquet
 
 import hf_slap
 from hf_slap.evaluation import run as run_module
@@ -235,6 +239,34 @@ def test_measures_that_were_missing_are_tried_again_and_none_is_lost(judge, monk
     assert set(score["missing"]) == {"METEOR"} and score["more"]["FENSE"] == 0.25
     monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
     assert judge(task) == score
+
+
+def test_a_benchmark_that_ran_in_part_has_no_mean(tiny_folder, tmp_path, monkeypatch):
+    mteb = pytest.importorskip("mteb")
+    done = [SimpleNamespace(task_name=name, get_score=lambda: 0.9) for name in ("BeijingOpera", "FSD50K")]
+    failed = [SimpleNamespace(task_name="GTZAN", exception=ConnectionError("no network"))]
+    monkeypatch.setattr(mteb, "get_benchmark", lambda _: SimpleNamespace(tasks=["BeijingOpera", "FSD50K", "GTZAN"]))
+    keywords = {"tasks": ["maeb"], "output": tmp_path, "download": True, "progress": False}
+
+    def run(**result):
+        monkeypatch.setattr(mteb, "evaluate", lambda *_, **__: SimpleNamespace(**result))
+        return hf_slap.evaluate(tiny_folder, **keywords).scores["maeb"]
+
+    part = run(task_results=done, exceptions=failed)
+    assert part["status"] == "not measured" and "value" not in part and part["more"]["FSD50K"] == 0.9
+    assert part["reason"] == "2 of 3 tasks ran: not the benchmark's mean. GTZAN: no network"
+    whole = run(task_results=[*done, SimpleNamespace(task_name="GTZAN", get_score=lambda: 0.3)], exceptions=None)
+    assert whole["value"] == pytest.approx(0.7) and whole["clips"] == 3
+
+
+@pytest.mark.parametrize("kind, metric", [("zero_shot", "accuracy"), ("retrieval", "recall@1"), ("probe", "accuracy")])
+def test_a_set_of_which_no_clip_can_be_heard_says_so(judge, tmp_path, kind, metric):
+    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    audio = {"bytes": (tmp_path / "nan.wav").read_bytes(), "path": "nan.wav"}
+    rows = [{"audio": audio, "label": text, "captions": [text]} for text in ("a", "b")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "broken.parquet")
+    score = judge(Task("mine", kind, "own", metric, "", train=("", "test")), tmp_path / "broken.parquet")
+    assert score["status"] == "failed" and "none of 2 clips could be heard; the first, " in score["reason"]
 
 
 def test_the_command_prints_the_table(run, tiny_folder, small_corpora, capsys):
