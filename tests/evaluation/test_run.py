@@ -19,7 +19,7 @@ from hf_slap.evaluation.__main__ import main
 from hf_slap.evaluation.captioning import QUICK_MEASURES
 from hf_slap.evaluation.card import BEGIN, END, fill_card, write_eval_results
 from hf_slap.evaluation.listeners import SlapListener, open_listener
-from hf_slap.evaluation.results import read_results
+from hf_slap.evaluation.results import read_results, score_table
 from hf_slap.evaluation.sets import Clips
 from hf_slap.evaluation.tasks import Task
 from hf_slap.evaluation.while_training import ZeroShotTasks
@@ -239,6 +239,20 @@ def test_measures_that_were_missing_are_tried_again_and_none_is_lost(judge, monk
     assert set(score["missing"]) == {"METEOR"} and score["more"]["FENSE"] == 0.25
     monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
     assert judge(task) == score
+
+
+def test_a_papers_value_stands_only_beside_its_own_metric(judge, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", "/nowhere")  # no Java, so no SPIDEr
+    score = judge(Task("mine", "captioning", "own", "SPIDEr", "", measures=("SPIDEr", "BLEU-4"), reported={"A": 0.455}))
+    assert score["metric"] == "BLEU-4" and "0.455" not in score_table([score])
+    assert "A: 0.455" in score_table([{**score, "metric": "SPIDEr"}])
+
+
+def test_the_table_has_the_split_where_there_are_several(run):
+    score = run[0].scores["heldout-zero-shot"]
+    assert "split" not in score_table([score, score])
+    assert "| 9 (of 103) | train |" in score_table([score, {**score, "split": "train"}])
 
 
 def test_a_benchmark_that_ran_in_part_has_no_mean(tiny_folder, tmp_path, monkeypatch):
