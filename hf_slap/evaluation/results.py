@@ -77,8 +77,8 @@ def shown_clips(score: Mapping) -> str:
 
 def remarks(score: Mapping) -> list[str]:
     """What must be known beside the value of a measured score: measures that are missing, and its notes."""
-    missing = [f"{score['task']}, {name}: not measured: {why}" for name, why in score.get("missing", {}).items()]
-    return missing + [f"{score['task']}: {note}" for note in score.get("notes", [])]
+    missing = [f"{name} not measured: {why}" for name, why in score.get("missing", {}).items()]
+    return missing + score.get("notes", [])
 
 
 def score_table(scores: list[dict]) -> str:
@@ -98,7 +98,7 @@ def score_table(scores: list[dict]) -> str:
         rows[-1][2] = shown(metric, score["value"])
         rows[-1][4:] = between, shown(metric, score["chance"]), shown_clips(score), split, prompts
         rules.setdefault(score["long_clips"], []).append(score["task"])
-        missing += [f"- {remark}" for remark in remarks(score)]
+        missing += [f"- {score['task']}: {remark}" for remark in remarks(score)]
     kept = [column for column in range(len(rows[0])) if column < 3 or any(row[column] for row in rows[1:])]
     lines = ["| " + " | ".join(row[column] for column in kept) + " |" for row in rows]
     lines.insert(1, "|---" * len(kept) + "|")
