@@ -24,7 +24,22 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Folder or Hub id.  \\[default: the model that comes with hf_slap]"),
 ]
-Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda.  \\[default: cuda where there is one]")]
+
+
+def _usable(device: str | None) -> str | None:
+    if device is not None:
+        import torch
+
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+            raise typer.BadParameter(f"{device}: not usable here; torch says: {error}") from error
+    return device
+
+
+Device = Annotated[
+    str | None, typer.Option(help="Such as cpu or cuda.  \\[default: cuda where there is one]", callback=_usable)
+]
 
 
 class Sound(NamedTuple):
@@ -84,19 +99,12 @@ def open_place(model: str | None) -> str:
 
 def open_listener(model: str | None, device: str | None) -> "Listener":
     """The model that is asked for."""
-    import torch
-
     from ..listening import Listener, check_place
     from .output import calm
 
     calm()
     place = open_place(model)
     check_place(place)
-    if device is not None:
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
-            raise typer.BadParameter(f"--device {device}: not usable here; torch says: {error}") from error
     try:
         _find_on_hub(place)
         return Listener(place, device=device)

@@ -42,6 +42,7 @@ class Report:
 
     Args:
         columns: of table and CSV.
+        more_columns: of CSV alone, after the others; rows have them, cells do not.
         format: None: by the suffix of `output`, else a table.
         output: a file, whose folder is made; None: stdout.
         what: what an item is called, in the plural.
@@ -57,15 +58,16 @@ class Report:
         output: Path | None = None,
         what: str = "sounds",
         quiet: bool = False,
+        more_columns: Sequence[str] = (),
     ):
         suffix = output.suffix.lower().removeprefix(".") if output else ""
         if format is None and suffix not in ("", "txt", *Format.__members__):
             raise ValueError(f"--output {output}: name it .json, .csv or .txt (a table), or say --format")
         self.format = format or (Format(suffix) if suffix in ("json", "csv") else Format.table)
-        self.columns, self.what, self._output, self._quiet = list(columns), what, output, quiet
+        self.columns, self.what, self._output, self._quiet = [*columns, *more_columns], what, output, quiet
         self.done = self.failed = 0
         self.bar: Any = None  # of `progress`, told of every item
-        self._table = Table(*self.columns, box=None, pad_edge=False, header_style="bold")
+        self._table = Table(*columns, box=None, pad_edge=False, header_style="bold")
 
     def __enter__(self) -> "Report":
         if self._output:

@@ -103,7 +103,8 @@ def eval(
     """Judge a model on a suite of tasks.
 
     What was measured before is not measured again, an interrupted run goes on, and sets that are not here are named
-    with where to get them. Suites: quick (clips of the repository), slap, clap2023, captionstew, maeb.
+    with where to get them. Suites: quick (clips of the repository), slap, clap2023, captionstew, maeb, own
+    (your clips).
 
     Examples:
       slap eval runs/tiny/model
@@ -111,10 +112,11 @@ def eval(
       slap eval org/slap --suite slap --data /all/my/sets --format csv > scores.csv
     """
     columns = ["task", "metric", "value", "low", "high", "chance", "clips"]
-    report = Report(columns, format, output, what="tasks", quiet=quiet)
+    more = ["status", "reason", "notes"]
+    report = Report(columns, format, output, what="tasks", quiet=quiet, more_columns=more)
     from ..evaluation.__main__ import named_sets, went_well
     from ..evaluation.card import fill_card, write_eval_results
-    from ..evaluation.results import shown
+    from ..evaluation.results import remarks, shown, shown_clips
     from ..evaluation.run import choose_tasks, evaluate
 
     calm()
@@ -125,12 +127,20 @@ def eval(
     scores = [results.scores[one.name] for one in choose_tasks(suite, task)]
     with report:
         for score in scores:
+            row = [score.get(key) for key in [*columns, *more[:2]]]
             if score["status"] != "measured":
-                errors().print(f"{score['task']}: {score['status']}: {score['reason']}", markup=False)
+                report.add(score, rows=[[*row, ""]], cells=[[*row[:2], score["status"]]])
                 continue
-            row = [score[key] for key in columns]
             numbers = [shown(score["metric"], value) for value in row[2:6]]
-            report.add(score, rows=[row], cells=[[*row[:2], *numbers, row[6]]])
+            report.add(
+                score, rows=[[*row, "; ".join(remarks(score))]], cells=[[*row[:2], *numbers, shown_clips(score)]]
+            )
+    for score in scores:
+        if score["status"] != "measured":
+            errors().print(f"{score['task']}: {score['status']}: {score['reason']}", markup=False)
+        elif not quiet:
+            for remark in remarks(score):
+                errors().print(f"{score['task']}: {remark}", markup=False)
     if card:
         fill_card(card, results.path)
         write_eval_results(results.path, card.parent)

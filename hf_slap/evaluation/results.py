@@ -30,11 +30,11 @@ class Results:
             if content["model"].get("weights") == self.model.get("weights"):
                 self.scores = {score["task"]: score for score in content["scores"]}
 
-    def kept(self, name: str, declaration: Mapping, digest: str | None) -> dict | None:
-        """A score that was measured before, of the same task on the same clips."""
+    def measured(self, name: str, declaration: Mapping) -> dict | None:
+        """A score that was measured before, of a task that is declared the same."""
         score = self.scores.get(name)
         same = score and score["status"] == "measured" and score["declaration"] == json.loads(json.dumps(declaration))
-        return score if same and score["clips_digest"] == digest else None
+        return score if same else None
 
     def table(self) -> str:
         """All scores as markdown."""
@@ -69,25 +69,36 @@ def shown(metric: str, value: float | None) -> str:
     return f"{100 * value:.1f} %" if metric in _SHARES else f"{value:.3f}"
 
 
+def shown_clips(score: Mapping) -> str:
+    """The number of clips of a measured score, with that of the protocol where it is another."""
+    wanted = score["expected_clips"]
+    return f"{score['clips']:,}" + (f" (of {wanted:,})" if wanted not in (None, score["clips"]) else "")
+
+
+def remarks(score: Mapping) -> list[str]:
+    """What must be known beside the value of a measured score: measures that are missing, and its notes."""
+    missing = [f"{name} not measured: {why}" for name, why in score.get("missing", {}).items()]
+    return missing + score.get("notes", [])
+
+
 def score_table(scores: list[dict]) -> str:
     """Markdown: one line per task, with what was not measured and why below; no columns that would be empty."""
-    rows = [["task", "metric", "value", "reported elsewhere", "95 % interval", "chance", "N", "prompts"]]
+    rows = [["task", "metric", "value", "reported elsewhere", "95 % interval", "chance", "N", "split", "prompts"]]
+    several_splits = len({score["split"] for score in scores if score["status"] == "measured"}) > 1
     missing, reasons, rules = [], {}, {}
     for score in scores:
         metric = score["metric"]
-        rows.append([score["task"], metric, score["status"], _reported(score), "", "", "", ""])
+        rows.append([score["task"], metric, score["status"], _reported(score), "", "", "", "", ""])
         if score["status"] != "measured":
             reasons.setdefault(score["reason"], []).append(score["task"])
             continue
         between = f"{shown(metric, score['low'])} to {shown(metric, score['high'])}" if score["low"] is not None else ""
-        wanted = score["expected_clips"]
-        count = f"{score['clips']:,}" + (f" (of {wanted:,})" if wanted not in (None, score["clips"]) else "")
+        split = score["split"] if several_splits else ""
         prompts = "; ".join(f"'{prompt}'" for prompt in score["prompts"])
         rows[-1][2] = shown(metric, score["value"])
-        rows[-1][4:] = between, shown(metric, score["chance"]), count, prompts
+        rows[-1][4:] = between, shown(metric, score["chance"]), shown_clips(score), split, prompts
         rules.setdefault(score["long_clips"], []).append(score["task"])
-        missing += [f"- {score['task']}, {name}: not measured: {why}" for name, why in score.get("missing", {}).items()]
-        missing += [f"- {score['task']}: {note}" for note in score.get("notes", [])]
+        missing += [f"- {score['task']}: {remark}" for remark in remarks(score)]
     kept = [column for column in range(len(rows[0])) if column < 3 or any(row[column] for row in rows[1:])]
     lines = ["| " + " | ".join(row[column] for column in kept) + " |" for row in rows]
     lines.insert(1, "|---" * len(kept) + "|")
@@ -110,6 +121,9 @@ def class_table(score: Mapping) -> str:
 
 
 def _reported(score: Mapping) -> str:
+    """Of the task's own metric, so nothing where another had to head the line."""
+    if score["metric"] != score.get("declaration", score)["metric"]:
+        return ""
     return "; ".join(f"{name}: {shown(score['metric'], value)}" for name, value in score["reported"].items())
 
 

@@ -43,9 +43,11 @@ def evaluate(
 ) -> "Results":
     """Judges a model by the tasks of a suite, and keeps the results in one JSON file.
 
-    A task whose clips are not here is reported as not measured, with how to get them. Tasks that were measured before,
-    with this model on these clips, are not run again; a run that was interrupted goes on where it stopped. A task that
-    breaks is logged and reported as failed, and the others are run.
+    A task whose clips are not here is reported as not measured, with how to get them; if it was measured before, that
+    score is kept, and its notes say so. Tasks that were measured before, with this model on these clips, are not run
+    again; a run that was interrupted goes on where it stopped. Where measures were missing (no Java, no download) they
+    are tried again each time: the captions are kept, only their measures are computed anew. A task that breaks is
+    logged with its traceback and reported as failed, in the place of an older score, and the others are run.
 
     Args:
         model: a folder or Hub id of SLAP, of transformers' CLAP or of sentence-transformers; or a model with
@@ -82,25 +84,31 @@ def evaluate(
     results = Results(output / f"{_file_name(listener.name)}.json", listener.describe())
     output.mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(chosen, start=1):
-        started = time.monotonic()
+        started, head = time.monotonic(), f"[{number}/{len(chosen)}] {task.name}"
+        before = None if again else results.measured(task.name, task.declaration())
         try:
             clips = open_task(task, places, download)
             digest = _digest(clips)
-            if not again and results.kept(task.name, task.declaration(), digest):
-                _say(progress, f"[{number}/{len(chosen)}] {task.name}: measured before")
+            known = before if before and before["clips_digest"] == digest else None
+            if known and not known.get("missing"):
+                _say(progress, f"{head}: measured before")
+                results.add(_kept(known))
                 continue
-            _say(progress, f"[{number}/{len(chosen)}] {task.name}")
+            _say(progress, f"{head}: once more, for {', '.join(known['missing'])}" if known else head)
             pictures = output / "pictures" / _file_name(listener.name)
             score = {"status": "measured", **_MEASURE[task.kind](task, listener, clips, pictures)}
+            if known and score["status"] == "measured" and not set(score["missing"]) < set(known["missing"]):
+                results.add(_kept(known))  # measured elsewhere perhaps, with more than there is here
+                continue
         except (NotMeasured, ImportError) as reason:
-            _say(progress, f"[{number}/{len(chosen)}] {task.name}: not measured")
+            _say(progress, f"{head}: not measured")
+            if before:  # what was measured once is not lost
+                results.add(_kept(before, str(reason)))
+                continue
             score, clips, digest = {"status": "not measured", "reason": str(reason)}, {}, None
-        except (ValueError, RuntimeError, OSError) as error:  # one set that is wrong does not cost the others
+        except Exception as error:  # one set that is wrong does not cost the others
             logger.exception("task %s failed", task.name)
             score, clips, digest = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}, {}, None
-        before = results.scores.get(task.name, {}).get("status")
-        if score["status"] != "measured" and before == "measured" and not again:
-            continue  # what was measured once, elsewhere perhaps, is not lost
         results.add(_record(task, listener, clips, digest, score, time.monotonic() - started))
     return results
 
@@ -129,7 +137,7 @@ def _zero_shot(task: Task, listener: "Listener", clips: dict[str, "Clips"], pict
     from .tagging import micro_f1, tagging_scores
     from .zero_shot import zero_shot_scores
 
-    heard = listener.embed_clips(clips["test"], task.max_seconds)
+    heard = _some(listener.embed_clips(clips["test"], task.max_seconds))
     names, targets = targets_of(task, clips["test"], heard.rows)
     similarity = np.stack(list(heard.values)) @ label_vectors(task, listener.embed_texts, names).T
     facts = {**_facts(heard), "classes": len(names)}
@@ -154,7 +162,7 @@ def _zero_shot(task: Task, listener: "Listener", clips: dict[str, "Clips"], pict
 def _retrieval(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures: Path) -> dict:
     from .retrieval import chance_recall, relevance, retrieval_scores
 
-    heard = listener.embed_clips(clips["test"], task.max_seconds)
+    heard = _some(listener.embed_clips(clips["test"], task.max_seconds))
     texts, relevant = relevance([clips["test"].data[int(row)]["captions"] for row in heard.rows])
     both = retrieval_scores(np.stack(list(heard.values)), listener.embed_texts(texts), relevant)
     way = both[task.way or "text_to_audio"]
@@ -183,7 +191,7 @@ def _captioning(task: Task, listener: "Listener", clips: dict[str, "Clips"], pic
     from .word_overlap import word_overlap
 
     written, heard = listener.captions(clips["test"], task.max_seconds)
-    references = [clips["test"].data[int(row)]["captions"] for row in heard.rows]
+    references = [clips["test"].data[int(row)]["captions"] for row in _some(heard).rows]
     result = caption_scores(written, references, task.measures or MEASURES)
     if task.metric not in result.values:
         if not result.values:
@@ -262,7 +270,7 @@ def _events(task: Task, listener: "Listener", clips: dict[str, "Clips"], picture
     from .probes import frame_probe
 
     step = listener.seconds_per_frame()
-    sides = {side: listener.frames(clips[side], task.max_seconds) for side in ("train", "test")}
+    sides = {side: _some(listener.frames(clips[side], task.max_seconds)) for side in ("train", "test")}
     events = {s: [clips[s].data[int(row)]["events"] for row in heard.rows] for s, heard in sides.items()}
     names = sorted({event["label"] for its in events.values() for clip in its for event in clip})
     train = list(sides["train"].values)
@@ -291,7 +299,7 @@ def _events(task: Task, listener: "Listener", clips: dict[str, "Clips"], picture
 def _localisation(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures: Path) -> dict:
     from .events import frame_targets, localisation_scores
 
-    heard = listener.local_embeds(clips["test"], task.max_seconds)
+    heard = _some(listener.local_embeds(clips["test"], task.max_seconds))
     step = listener.seconds_per_frame()
     events = [clips["test"].data[int(row)]["events"] for row in heard.rows]
     names = sorted({event["label"] for its in events for event in its})
@@ -329,15 +337,20 @@ def _mteb(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures:
         encoder = mteb_encoder(listener)
     except ImportError as error:
         raise NotMeasured(str(error)) from None
-    done = mteb.evaluate(encoder, mteb.get_benchmark(task.data), raise_error=False)
+    benchmark = mteb.get_benchmark(task.data)
+    done = mteb.evaluate(encoder, benchmark, raise_error=False)
     values = {result.task_name: result.get_score() for result in done.task_results}
     missing = {failure.task_name: str(failure.exception)[:200] for failure in done.exceptions or []}
     if not values:
         reason = next(iter(missing.values()), "no task ran")
         raise NotMeasured(f"not one task of {task.data} ran ({reason}); its sets come from the Hub, through mteb")
+    if len(values) < len(benchmark.tasks):
+        why = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:1])
+        reason = f"{len(values)} of {len(benchmark.tasks)} tasks ran: not the benchmark's mean. {why}"
+        return {"status": "not measured", "reason": reason.strip(), "more": values, "missing": missing}
     return {
         "clips": len(values), "left_out": [], "value": float(np.mean(list(values.values()))), "low": None, "high": None,
-        "chance": None, "more": values, "missing": missing, "notes": ["N counts tasks"],
+        "chance": None, "more": values, "missing": {}, "notes": ["N counts tasks"],
     }  # fmt: skip
 
 
@@ -409,12 +422,12 @@ def label_vectors(task: Task, embed_texts: Callable[[list[str]], np.ndarray], na
 def _features(task: Task, listener: "Listener", test: "Clips", train: "Clips") -> tuple[list, str]:
     """[(heard, features) of the clips to judge by, the same of those to learn from], and what the features are."""
     if task.pooling == "attention" or listener.dense:
-        sides = [listener.frames(side, task.max_seconds) for side in (test, train)]
+        sides = [_some(listener.frames(side, task.max_seconds)) for side in (test, train)]
         if task.pooling == "attention":
             return [(heard, heard.values) for heard in sides], "dense features over time, pooled by learned attention"
         means = [(heard, np.stack([np.asarray(x, np.float32).mean(0) for x in heard.values])) for heard in sides]
         return means, "mean of the dense features"
-    sides = [listener.embed_clips(side, task.max_seconds) for side in (test, train)]
+    sides = [_some(listener.embed_clips(side, task.max_seconds)) for side in (test, train)]
     embeddings = [(heard, np.stack(list(heard.values))) for heard in sides]
     return embeddings, "joint embeddings: the model gives no dense features"
 
@@ -448,9 +461,14 @@ def _single(task: Task, result: Any, names: Sequence[str], pictures: Path) -> di
     }
 
 
-def _facts(heard: "Heard") -> dict:
+def _some(heard: "Heard") -> "Heard":
     if not len(heard.rows):
-        raise ValueError(f"not one clip can be heard: {heard.failed[:3]}")
+        name, reason = heard.failed[0]
+        raise ValueError(f"none of {len(heard.failed)} clips could be heard; the first, {name}: {reason}")
+    return heard
+
+
+def _facts(heard: "Heard") -> dict:
     return {"clips": len(heard.rows), "left_out": heard.failed}
 
 
@@ -465,8 +483,10 @@ def _record(
     notes = [*score.pop("notes", []), *(note for side in clips.values() for note in side.notes)]
     if task.expected not in (None, score.get("clips")) and score["status"] == "measured":
         notes.append(f"{score['clips']:,} clips where the protocol has {task.expected:,}: say so when comparing")
-    if score.get("left_out"):
-        notes.append(f"{len(score['left_out'])} clips could not be heard and are left out")
+    if failed := score.get("left_out"):
+        name, reason = failed[0]
+        of = score["clips"] + len(failed)
+        notes.append(f"{len(failed)} of {of:,} clips could not be heard and are left out; the first, {name}: {reason}")
     prompted = task.kind in ("zero_shot", "localisation")
     return {
         "task": task.name,
@@ -491,6 +511,12 @@ def _record(
         "date": date.today().isoformat(),
         "seconds": round(took, 1),
     }
+
+
+def _kept(score: Mapping, reason: str | None = None) -> dict:
+    """A score that was measured before; its notes say so where this run could not measure it."""
+    notes = [note for note in score["notes"] if not note.startswith("kept from ")]
+    return {**score, "notes": [*notes, f"kept from {score['date']}; this run: {reason}"] if reason else notes}
 
 
 def _versions(task: Task) -> dict[str, str]:

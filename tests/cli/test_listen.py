@@ -55,7 +55,7 @@ def test_one_label_alone_is_answered_with_a_hint(slap, sounds, tiny_folder):
 
 def test_a_device_that_is_not_there_is_a_usage_error(slap, sounds, tiny_folder):
     status, out, said = slap("caption", "one.wav", "-m", tiny_folder, "--device", "banana")
-    assert (status, out) == (2, "") and "--device banana" in said
+    assert (status, out) == (2, "") and "'--device': banana: not usable here" in said
 
 
 def test_nothing_to_hear_is_a_usage_error(slap, sounds, tiny_folder):

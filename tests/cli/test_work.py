@@ -1,5 +1,7 @@
 """info, eval, prepare and train."""
 
+import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -80,6 +82,30 @@ def test_eval_measures_and_prints_what_the_results_file_holds(slap, tiny_folder,
     assert written == score
     status, shown, _ = slap("eval", tiny_folder, *arguments)
     assert status == 0 and f"{100 * score['value']:.1f} %" in shown
+
+
+def test_eval_says_beside_the_values_what_limits_them(slap, tiny_folder, corpus_rows, tmp_path):
+    table = pyarrow.Table.from_pylist([{"audio": row["audio"], "label": row["label"]} for row in corpus_rows])
+    parquet.write_table(table, tmp_path / "mine.parquet")
+    tasks = ["--task", "clap-sesa", "--task", "clap-esc50"]
+    arguments = [tiny_folder, *tasks, "--data", f"esc50={tmp_path / 'mine.parquet'}", "--folder", tmp_path / "out"]
+    status, shown, said = slap("eval", *arguments)
+    protocol = f"{len(corpus_rows)} clips where the protocol has 2,000"
+    assert status == 0 and f"{len(corpus_rows)} (of 2,000)" in shown and f"clap-esc50: {protocol}" in said
+    assert [line.split()[:4] for line in shown.splitlines() if "sesa" in line] == [
+        ["clap-sesa", "accuracy", "not", "measured"]
+    ]
+    assert "clap-sesa: not measured: " in said
+    _, records, _ = slap("eval", *arguments, "-f", "json")
+    assert [score["status"] for score in records] == ["not measured", "measured"] and "sesa" in records[0]["reason"]
+    sesa, esc50 = csv.DictReader(io.StringIO(slap("eval", *arguments, "-f", "csv")[1]))
+    assert (sesa["status"], sesa["value"], sesa["reason"]) == ("not measured", "", records[0]["reason"])
+    assert esc50["status"] == "measured" and protocol in esc50["notes"] and esc50["clips"] == str(len(corpus_rows))
+
+
+def test_eval_on_a_device_that_is_not_there_is_a_usage_error(slap, tiny_folder, tmp_path):
+    status, out, said = slap("eval", tiny_folder, "--folder", tmp_path, "--device", "banana")
+    assert (status, out) == (2, "") and "banana: not usable here" in said
 
 
 def test_eval_of_a_set_that_is_not_here_says_how_to_get_it(slap, tiny_folder, tmp_path):

@@ -116,4 +116,4 @@ def test_a_broken_clip_is_left_out_by_name(tiny_folder, real_clips, tmp_path):
     results = hf_slap.evaluate(tiny_folder, tasks=["ravdess-zero-shot"], data=data, output=tmp_path, progress=False)
     score = results.scores["ravdess-zero-shot"]
     assert score["clips"] == 2 and [clip for clip, _ in score["left_out"]] == ["broken"]
-    assert any("1 clips could not be heard" in note for note in score["notes"])
+    assert any("1 of 3 clips could not be heard" in note for note in score["notes"])

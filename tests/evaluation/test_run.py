@@ -2,19 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pyarrow
 import pytest
+import soundfile
 import torch
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from pyarrow import parquet
 
 import hf_slap
+from hf_slap.evaluation import run as run_module
 from hf_slap.evaluation.__main__ import main
 from hf_slap.evaluation.captioning import QUICK_MEASURES
 from hf_slap.evaluation.card import BEGIN, END, fill_card, write_eval_results
 from hf_slap.evaluation.listeners import SlapListener, open_listener
-from hf_slap.evaluation.results import read_results
+from hf_slap.evaluation.results import read_results, score_table
 from hf_slap.evaluation.sets import Clips
 from hf_slap.evaluation.tasks import Task
 from hf_slap.evaluation.while_training import ZeroShotTasks
@@ -182,6 +187,100 @@ def test_a_set_that_is_wrong_does_not_cost_the_others(run, tiny_folder, small_co
     assert [score["status"] for score in results.scores.values()] == ["failed", "failed", "measured"]
     assert "no column 'fold', and no fold in" in results.scores["esc50-folds"]["reason"]
     assert "| esc50-folds | accuracy | failed |" in results.table()
+
+
+@pytest.fixture
+def judge(small_corpora, tmp_path):
+    """judge(task, set) -> the task's score by the model that ships, from one results file; set: path, or not here."""
+
+    def run(task, place=small_corpora["shipped_heldout"]):
+        keywords = {"data": {"own": place} if place else None, "output": tmp_path, "progress": False, "device": "cpu"}
+        (score,) = hf_slap.evaluate(hf_slap.bundled("slap-nano"), tasks=[task], **keywords).scores.values()
+        return score
+
+    return run
+
+
+def test_an_older_score_is_kept_where_the_set_is_away_and_says_so(judge, tmp_path):
+    task = Task("mine", "zero_shot", "own", "accuracy", "")
+    measured = judge(task)
+    for _ in range(2):
+        away = judge(task, None)
+        assert away["value"] == measured["value"] and away["status"] == "measured"
+        (note,) = away["notes"]
+        assert note.startswith(f"kept from {measured['date']}; this run: ") and "--data own=" in note
+    assert judge(task)["notes"] == []
+    assert judge(Task("mine", "zero_shot", "own", "accuracy", "", prompts=("a {}",)), None)["status"] == "not measured"
+
+    judge(task)
+    (tmp_path / "wrong.parquet").write_bytes(b"no parquet")
+    wrong = judge(task, tmp_path / "wrong.parquet")
+    assert wrong["status"] == "failed" and "value" not in wrong
+
+
+def test_what_breaks_in_a_task_is_told_with_its_traceback_and_stops_nothing(judge, monkeypatch, caplog):
+    def breaks(*_):
+        raise KeyError("labels")
+
+    monkeypatch.setitem(run_module._MEASURE, "zero_shot", breaks)
+    score = judge(Task("mine", "zero_shot", "own", "accuracy", ""))
+    assert score["status"] == "failed" and score["reason"] == "KeyError: 'labels'"
+    assert "task mine failed" in caplog.text and "in breaks" in caplog.text
+
+
+def test_measures_that_were_missing_are_tried_again_and_none_is_lost(judge, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", "/nowhere")  # no Java
+    task = Task("mine", "captioning", "own", "CIDEr-D", "", measures=("CIDEr-D", "METEOR", "FENSE"))
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
+    assert set(judge(task)["missing"]) == {"METEOR", "FENSE"}
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: 0.25)
+    score = judge(task)
+    assert set(score["missing"]) == {"METEOR"} and score["more"]["FENSE"] == 0.25
+    monkeypatch.setattr("hf_slap.evaluation.captioning._fense", lambda *_: "needs its models")
+    assert judge(task) == score
+
+
+def test_a_papers_value_stands_only_beside_its_own_metric(judge, monkeypatch):
+    pytest.importorskip("pycocoevalcap")
+    monkeypatch.setenv("PATH", "/nowhere")  # no Java, so no SPIDEr
+    score = judge(Task("mine", "captioning", "own", "SPIDEr", "", measures=("SPIDEr", "BLEU-4"), reported={"A": 0.455}))
+    assert score["metric"] == "BLEU-4" and "0.455" not in score_table([score])
+    assert "A: 0.455" in score_table([{**score, "metric": "SPIDEr"}])
+
+
+def test_the_table_has_the_split_where_there_are_several(run):
+    score = run[0].scores["heldout-zero-shot"]
+    assert "split" not in score_table([score, score])
+    assert "| 9 (of 103) | train |" in score_table([score, {**score, "split": "train"}])
+
+
+def test_a_benchmark_that_ran_in_part_has_no_mean(tiny_folder, tmp_path, monkeypatch):
+    mteb = pytest.importorskip("mteb")
+    done = [SimpleNamespace(task_name=name, get_score=lambda: 0.9) for name in ("BeijingOpera", "FSD50K")]
+    failed = [SimpleNamespace(task_name="GTZAN", exception=ConnectionError("no network"))]
+    monkeypatch.setattr(mteb, "get_benchmark", lambda _: SimpleNamespace(tasks=["BeijingOpera", "FSD50K", "GTZAN"]))
+    keywords = {"tasks": ["maeb"], "output": tmp_path, "download": True, "progress": False}
+
+    def run(**result):
+        monkeypatch.setattr(mteb, "evaluate", lambda *_, **__: SimpleNamespace(**result))
+        return hf_slap.evaluate(tiny_folder, **keywords).scores["maeb"]
+
+    part = run(task_results=done, exceptions=failed)
+    assert part["status"] == "not measured" and "value" not in part and part["more"]["FSD50K"] == 0.9
+    assert part["reason"] == "2 of 3 tasks ran: not the benchmark's mean. GTZAN: no network"
+    whole = run(task_results=[*done, SimpleNamespace(task_name="GTZAN", get_score=lambda: 0.3)], exceptions=None)
+    assert whole["value"] == pytest.approx(0.7) and whole["clips"] == 3
+
+
+@pytest.mark.parametrize("kind, metric", [("zero_shot", "accuracy"), ("retrieval", "recall@1"), ("probe", "accuracy")])
+def test_a_set_of_which_no_clip_can_be_heard_says_so(judge, tmp_path, kind, metric):
+    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    audio = {"bytes": (tmp_path / "nan.wav").read_bytes(), "path": "nan.wav"}
+    rows = [{"audio": audio, "label": text, "captions": [text]} for text in ("a", "b")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "broken.parquet")
+    score = judge(Task("mine", kind, "own", metric, "", train=("", "test")), tmp_path / "broken.parquet")
+    assert score["status"] == "failed" and "none of 2 clips could be heard; the first, " in score["reason"]
 
 
 def test_the_command_prints_the_table(run, tiny_folder, small_corpora, capsys):

@@ -88,7 +88,7 @@ def test_the_26_tasks_say_the_papers_figure_beside_what_was_measured(stages, set
     assert set(cells) == {task.name for task in SUITES["clap2023"]}
     assert cells["clap-esc50"][1].endswith(" %") and cells["clap-esc50"][2] == "MS-CLAP 2023: 93.9 %"
     assert cells["clap-sesa"] == ["accuracy", "not measured", "MS-CLAP 2023: 65.0 %"]
-    assert cells["clap-clotho-captioning"] == ["SPIDEr", "not measured", "MS-CLAP 2023: 0.271"]
+    assert cells["clap-clotho-captioning"] == ["SPIDEr", "not measured", "MS-CLAP 2023, SPIDEr: 0.271"]
 
 
 def test_the_card_has_the_26_tasks_with_the_papers_figures():
