@@ -94,10 +94,11 @@ def load_corpus(
     sources = ["" if value is None else str(value) for value in corpus[origin]] if origin else [""] * len(corpus)
 
     replaced = {caption_column, "captions", "id", "duration", "source"} | ({"label"} if labels is not None else set())
-    corpus = corpus.remove_columns([column for column in names if column in replaced])
+    replaced |= {"audio"} - {audio_column}
+    # Renamed and left out at the end: datasets cannot add columns to a table whose added columns were all removed.
+    old_names = {column: f"replaced {column}" for column in names if column in replaced}
+    corpus = corpus.rename_columns(old_names)
     if audio_column != "audio":
-        if "audio" in corpus.column_names:
-            corpus = corpus.remove_columns("audio")
         corpus = corpus.rename_column(audio_column, "audio")
     corpus = corpus.cast_column("audio", Audio(decode=False))
 
@@ -122,7 +123,8 @@ def load_corpus(
     if labels is not None:
         corpus = corpus.add_column("label", labels)
     first = ["id", "audio", "captions", "duration", "source"]
-    corpus = corpus.select_columns(first + [column for column in corpus.column_names if column not in first])
+    left_out = {*first, *old_names.values()}
+    corpus = corpus.select_columns(first + [column for column in corpus.column_names if column not in left_out])
     return corpus.select(kept) if problems else corpus
 
 

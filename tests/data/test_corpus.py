@@ -253,6 +253,14 @@ def test_classes_can_stand_for_captions(wav):
     assert load_corpus(several, caption_column="labels")["captions"] == [["cat", "dog"], ["dog"]]
 
 
+def test_captions_that_were_added_to_an_open_corpus_are_taken(shipped, tmp_path):
+    opened = datasets.load_dataset("parquet", data_files=str(shipped / "heldout.parquet"), cache_dir=tmp_path)["train"]
+    added = opened.remove_columns("label").add_column("label", ["one"] * len(opened))  # all that is not on disk
+    corpus = load_corpus(added, caption_column="label")
+    assert corpus["captions"][0] == ["one"] and not {"label", "replaced label"} & set(corpus.column_names)
+    assert len(corpus.add_column("more", list(range(len(corpus))))) == len(opened)
+
+
 def test_a_table_without_file_names_is_refused(tmp_path):
     (tmp_path / "metadata.csv").write_text("name,caption\n0.wav,one\n")
     with pytest.raises(
