@@ -167,10 +167,10 @@ def open_clips(name: str, split: str, task: "Task", data: Mapping[str, Any], dow
         rows, place = _shipped(name, data), Path(test_set.page).name
     elif name in data:
         place = _place(data[name])
-        rows = _own(test_set, data[name], split, wants, task.multi_label, notes)
+        rows = _own(test_set, data[name], split, wants, notes)
     elif download and test_set.hub:
         place, hub_split = test_set.hub, test_set.hub_splits.get(split, split)
-        rows = _table(test_set, place, hub_split, wants, task.multi_label, notes)
+        rows = _table(test_set, place, hub_split, wants, notes)
     else:
         raise NotMeasured(how_to_get(name))
     rows = _chosen(rows, task, wants, notes)
@@ -251,14 +251,14 @@ def _scenes(path: Path, changed: int) -> "Dataset":
     return lay_out_scenes(load_corpus(path))
 
 
-def _own(test_set: TestSet, place: Any, split: str, wants: str, multi_label: bool, notes: list[str]) -> "Dataset":
+def _own(test_set: TestSet, place: Any, split: str, wants: str, notes: list[str]) -> "Dataset":
     if test_set.recipe and isinstance(place, str | os.PathLike) and os.path.isdir(place):
         from ..data.recipes import RECIPES
 
         recipe = RECIPES[test_set.recipe]
         if all(any(any(Path(place).glob(part)) for part in parts.split("|")) for parts in recipe.expected):
             return _of_recipe(recipe, place, split, notes)
-    corpus = _table(test_set, place, split, wants, multi_label, notes)
+    corpus = _table(test_set, place, split, wants, notes)
     if "split" in corpus.column_names:
         splits = corpus["split"][:]
         if split not in splits:
@@ -291,7 +291,7 @@ def _of_recipe(recipe: Any, folder: str | os.PathLike, split: str, notes: list[s
     return Dataset.from_dict(columns).cast_column("audio", Audio(decode=False))
 
 
-def _table(test_set: TestSet, place: Any, split: str, wants: str, multi_label: bool, notes: list[str]) -> "Dataset":
+def _table(test_set: TestSet, place: Any, split: str, wants: str, notes: list[str]) -> "Dataset":
     from datasets import Value
 
     from ..data.corpus import CAPTION_COLUMNS, load_corpus, open_source
@@ -315,7 +315,8 @@ def _table(test_set: TestSet, place: Any, split: str, wants: str, multi_label: b
         )
     is_text = isinstance(opened.features[column], Value)
     try:
-        corpus = load_corpus(opened, caption_column=None if column == "captions" else column, allow_empty=multi_label)
+        chosen = None if column == "captions" else column  # None: captions of records too
+        corpus = load_corpus(opened, caption_column=chosen, allow_empty=wants == "labels")
     except ValueError as problem:
         raise ValueError(f"{_place(place)}: {problem}") from problem
     if wants == "captions":

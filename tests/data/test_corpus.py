@@ -202,6 +202,11 @@ def test_rows_that_cannot_be_trained_on_are_refused(wav, columns, message):
         load_corpus(rows(wav, **columns))
 
 
+def test_rows_without_any_label_are_kept_where_that_is_allowed(wav):
+    corpus = load_corpus(rows(wav, labels=[["a"], [], None]), caption_column="labels", allow_empty=True)
+    assert corpus["captions"][:] == [["a"], [], []]
+
+
 def test_an_empty_corpus_is_refused(wav, tmp_path):
     with pytest.raises(ValueError, match="has no rows"):
         load_corpus(rows(wav, text=["one"]).select([]))

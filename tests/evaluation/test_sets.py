@@ -137,8 +137,11 @@ def test_a_clip_may_have_no_label_where_it_may_have_several(real_clips):
     corpus = table(real_clips, labels=[["a"], [], ["b", "a"]], split=["test"] * 3)
     clips = open_clips("fsd50k", "test", TAGGING, {"fsd50k": corpus}, False)
     assert clips.data["labels"] == [["a"], [], ["b", "a"]]
-    with pytest.raises(ValueError, match="an open Dataset: .*1 of 3 rows have no caption in column 'labels'"):
+    with pytest.raises(NotMeasured, match="2 of 3 clips in an open Dataset do not have exactly one label, .* is '1'"):
         open_clips("fsd50k", "test", TASK, {"fsd50k": corpus}, False)
+    corpus = table(real_clips, text=["a", " "])
+    with pytest.raises(ValueError, match="an open Dataset: .*1 of 2 rows have no caption in column 'text'"):
+        open_clips("own", "test", Task("x", "retrieval", "own", "recall@1", ""), {"own": corpus}, False)
 
 
 def test_events_are_needed_where_they_are_judged(real_clips):
