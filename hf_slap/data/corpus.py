@@ -39,6 +39,7 @@ def load_corpus(
     *,
     audio_column: str | None = None,
     caption_column: str | None = None,
+    allow_empty: bool = False,
     name: str | None = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike | None = None,
@@ -57,6 +58,7 @@ def load_corpus(
         audio_column: default: the column of type Audio, else the one named "audio".
         caption_column: a column of strings or of lists of strings; default: the first there is of `CAPTION_COLUMNS`.
             It may be a column of labels, class numbers too: their names are then the captions.
+        allow_empty: keep rows without a caption, with an empty list: clips that have none of several labels.
         name: configuration of a Hub dataset.
         revision: commit, tag or branch of a Hub dataset.
         cache_dir: where datasets keeps its files; default: its own choice.
@@ -70,11 +72,12 @@ def load_corpus(
             no row at all, or not one readable clip.
     """
     if isinstance(source, list | tuple) and not all(map(_names_parquet, source)):
-        keywords = {"audio_column": audio_column, "caption_column": caption_column, "name": name, "revision": revision}
-        corpora = [load_corpus(item, split, cache_dir=cache_dir, **keywords) for item in source]
+        keywords = {"audio_column": audio_column, "caption_column": caption_column, "allow_empty": allow_empty}
+        keywords |= {"name": name, "revision": revision, "cache_dir": cache_dir}
+        corpora = [load_corpus(item, split, **keywords) for item in source]
         return join_corpora(corpora, [str(item) if isinstance(item, str | os.PathLike) else "" for item in source])
     where = "the corpus" if isinstance(source, Dataset | DatasetDict) else f"corpus {source!r}"
-    corpus = _open(source, split, name, revision, cache_dir).with_format(None)
+    corpus = open_source(source, split, name, revision, cache_dir).with_format(None)
     if not {audio_column, caption_column} & set(corpus.column_names):  # else they name columns of the tars themselves
         corpus = unpack_webdataset(corpus)
     if len(corpus) == 0:
@@ -84,7 +87,7 @@ def load_corpus(
 
     audio_column = find_audio_column(corpus, audio_column, where)
     caption_column = _find_caption_column(corpus, caption_column, where)
-    captions = _read_captions(corpus, caption_column, where)
+    captions = _read_captions(corpus, caption_column, where, allow_empty)
     names = corpus.column_names
     ids = list(map(str, corpus["id"])) if "id" in names else list(map(str, range(len(corpus))))
     durations = _read_durations(corpus, where)
@@ -94,10 +97,11 @@ def load_corpus(
     sources = ["" if value is None else str(value) for value in corpus[origin]] if origin else [""] * len(corpus)
 
     replaced = {caption_column, "captions", "id", "duration", "source"} | ({"label"} if labels is not None else set())
-    corpus = corpus.remove_columns([column for column in names if column in replaced])
+    replaced |= {"audio"} - {audio_column}
+    # Renamed and left out at the end: datasets cannot add columns to a table whose added columns were all removed.
+    old_names = {column: f"replaced {column}" for column in names if column in replaced}
+    corpus = corpus.rename_columns(old_names)
     if audio_column != "audio":
-        if "audio" in corpus.column_names:
-            corpus = corpus.remove_columns("audio")
         corpus = corpus.rename_column(audio_column, "audio")
     corpus = corpus.cast_column("audio", Audio(decode=False))
 
@@ -122,7 +126,8 @@ def load_corpus(
     if labels is not None:
         corpus = corpus.add_column("label", labels)
     first = ["id", "audio", "captions", "duration", "source"]
-    corpus = corpus.select_columns(first + [column for column in corpus.column_names if column not in first])
+    left_out = {*first, *old_names.values()}
+    corpus = corpus.select_columns(first + [column for column in corpus.column_names if column not in left_out])
     return corpus.select(kept) if problems else corpus
 
 
@@ -180,7 +185,8 @@ def _names_parquet(item) -> bool:
     return isinstance(item, str | os.PathLike) and os.fspath(item).endswith(".parquet")
 
 
-def _open(source, split: str | None, name: str | None, revision: str | None, cache_dir) -> Dataset:
+def open_source(source, split: str | None, name: str | None = None, revision: str | None = None, cache_dir=None):
+    """The rows of a source of `load_corpus`, with the columns that it has."""
     if isinstance(source, Dataset):
         return source
     if isinstance(source, DatasetDict):
@@ -297,7 +303,7 @@ def _find_caption_column(corpus: Dataset, wanted: str | None, where: str) -> str
     return found[0]
 
 
-def _read_captions(corpus: Dataset, column: str, where: str) -> list[list[str]]:
+def _read_captions(corpus: Dataset, column: str, where: str, allow_empty: bool) -> list[list[str]]:
     captions, without = [], []
     feature = corpus.features[column]
     classes = getattr(feature, "feature", feature)  # those of a list, or of the column itself
@@ -312,7 +318,7 @@ def _read_captions(corpus: Dataset, column: str, where: str) -> list[list[str]]:
         captions.append([text.strip() for text in values if text and text.strip()])
         if not captions[-1]:
             without.append(row)
-    if without:
+    if without and not allow_empty:
         raise ValueError(
             f"{where}: {len(without)} of {len(captions)} rows have no caption in column {column!r}, the first is "
             f"row {without[0]}; remove these rows"

@@ -95,7 +95,8 @@ def event_scores(
     def resampled(clips: np.ndarray) -> float:
         rows = np.concatenate([rows_of[clip] for clip in clips])
         present = np.flatnonzero(truth[rows].any(0))
-        return float(np.mean([average_precision(stacked[rows, c], truth[rows, c]) for c in present]))
+        values = [average_precision(stacked[rows, c], truth[rows, c]) for c in present]
+        return float(np.mean(values)) if values else np.nan
 
     low, high = interval(resampled, len(values), resamples=resamples)
     said = stacked >= threshold

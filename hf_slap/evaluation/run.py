@@ -375,7 +375,7 @@ _MEASURE: dict[str, Callable] = {
 
 def open_task(task: Task, places: Mapping[str, Any], download: bool) -> dict[str, "Clips"]:
     """The clips to judge by, "test", and those to learn from, "train"."""
-    from .sets import NotMeasured, how_to_get, open_clips
+    from .sets import NotMeasured, check_apart, how_to_get, open_clips
 
     if task.kind == "elsewhere":
         raise NotMeasured(task.source)
@@ -388,6 +388,7 @@ def open_task(task: Task, places: Mapping[str, Any], download: bool) -> dict[str
         if task.kind in ("probe", "events") and task.folds is None:
             data, split = task.train
             clips["train"] = open_clips(data or task.data, split, task, places, download)
+            check_apart(task, clips["test"], clips["train"])
     except (FileNotFoundError, ConnectionError) as error:
         raise NotMeasured(f"{error}. {how_to_get(task.data)}") from error
     return clips
@@ -405,10 +406,7 @@ def targets_of(
 
     labels = clips.data["labels"]
     names = names or sorted({label for clip in labels for label in clip})
-    targets = label_targets([labels[int(row)] for row in rows], names, task.data)
-    if not task.multi_label and (targets.sum(1) != 1).any():
-        raise ValueError(f"task {task.name!r}: a clip of {task.data!r} has several labels; the task says it has one")
-    return names, targets
+    return names, label_targets([labels[int(row)] for row in rows], names, task.data)
 
 
 def label_vectors(task: Task, embed_texts: Callable[[list[str]], np.ndarray], names: Sequence[str]) -> np.ndarray:

@@ -3,9 +3,10 @@
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from .tasks import Task
 
 _TABLE = "a parquet file (audio, {columns}) or a folder of sound files with a metadata.csv (file_name, {columns})"
+_LABEL_LIST = "labels (a list, or text with ; between them)"
 _LABEL_COLUMNS = ("labels", "label", "category", "classID", "class", "genre")
+_JUDGED_BY = ("labels", "captions", "fold", "events")
 _SCENES_OF = {"shipped_scenes": "shipped_heldout", "shipped_train_scenes": "shipped_train"}
 
 
@@ -33,7 +36,7 @@ class TestSet:
         hub: its dataset id, where `load_corpus` can read it from the Hub.
         hub_splits: {split of a task: split on the Hub}, where they differ.
         recipe: the recipe that reads its folder as published.
-        columns: what a table of your own must have.
+        columns: what a table of your own must have; where that is `_LABEL_LIST`, text is split.
         labels, captions: the column of a table or of the Hub's dataset; None: the usual names are tried.
     """
 
@@ -56,7 +59,7 @@ SETS: dict[str, TestSet] = {
     "shipped_train": TestSet("training clips of the repository", "examples/data/train.parquet", labels="label"),
     "shipped_scenes": TestSet("scenes laid out from held-out clips of the repository", "examples/data/heldout.parquet"),
     "shipped_train_scenes": TestSet("scenes laid out from training clips", "examples/data/train.parquet"),
-    "own": TestSet("clips of your own", columns="labels or captions"),
+    "own": TestSet("clips of your own", columns=f"{_LABEL_LIST} or captions"),
     "audiocaps": _published("AudioCaps", "audiocaps", columns="captions, split"),
     "clotho": _published("Clotho 2.1", "clotho", columns="captions, split"),
     "musiccaps": _published("MusicCaps", "musiccaps", columns="captions, split"),
@@ -68,16 +71,18 @@ SETS: dict[str, TestSet] = {
     "gtzan": _published(
         "GTZAN", "gtzan", hub="marsyas/gtzan", hub_splits={"test": "train"}, columns="genre", labels="genre"
     ),
-    "fsd50k": _published("FSD50K", "fsd50k", columns="labels (a list), split"),
+    "fsd50k": _published("FSD50K", "fsd50k", columns=f"{_LABEL_LIST}, split"),
     "vggsound": _published("VGGSound", "vggsound", columns="label, split"),
-    "audioset": _published("AudioSet", "audioset", columns="labels (a list), split"),
-    "nsynth": _published("NSynth", "nsynth", columns="labels (family, source, qualities), split; ids are NSynth's"),
+    "audioset": _published("AudioSet", "audioset", columns=f"{_LABEL_LIST}, split"),
+    "nsynth": _published(
+        "NSynth", "nsynth", columns=f"{_LABEL_LIST}: family, source, qualities; split; ids are NSynth's"
+    ),
     "crema_d": TestSet("CREMA-D", "https://github.com/CheyneyComputerScience/CREMA-D", columns="label, split"),
     "ravdess": TestSet("RAVDESS", "https://zenodo.org/records/1188976"),
     "speech_commands": TestSet(
         "Speech Commands v2", "https://huggingface.co/datasets/google/speech_commands", columns="label, split"
     ),
-    "dcase2017": TestSet("DCASE 2017 task 4", "https://dcase.community/challenge2017/", columns="labels (a list)"),
+    "dcase2017": TestSet("DCASE 2017 task 4", "https://dcase.community/challenge2017/", columns=_LABEL_LIST),
     "tut2017": TestSet("TUT Acoustic Scenes 2017, evaluation", "https://zenodo.org/records/1040168"),
     "vocalsound": TestSet("VocalSound", "https://github.com/YuanGongND/vocalsound", columns="label, split"),
     "sesa": TestSet("Sound Events for Surveillance Applications", "https://zenodo.org/records/3519845"),
@@ -88,12 +93,12 @@ SETS: dict[str, TestSet] = {
         "VoxCeleb2, speakers", "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/", columns="label, split"
     ),
     "magnatagatune": TestSet(
-        "MagnaTagATune", "https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset", columns="labels (a list), split"
+        "MagnaTagATune", "https://mirg.city.ac.uk/codeapps/the-magnatagatune-dataset", columns=f"{_LABEL_LIST}, split"
     ),
     "desed": TestSet(
         "DESED, domestic sound events",
         "https://project.inria.fr/desed/",
-        columns="labels (a list), events (a list of {label, start, end}, seconds), split",
+        columns=f"{_LABEL_LIST}, events (a list of {{label, start, end}}, seconds), split",
     ),
 }
 
@@ -106,7 +111,7 @@ class Clips:
         data: columns "id", "audio" ({"bytes", "path"}), "key" (hash of the sound's content), and "labels" (list),
             "captions" (list), "fold" or "events" where the set has them.
         place: the folder's or file's name, or the Hub id; never a path of this machine.
-        notes: what is missing.
+        notes: what is missing, and what a reader of the score must know.
     """
 
     data: "Dataset"
@@ -115,8 +120,10 @@ class Clips:
 
     @property
     def digest(self) -> str:
-        """Which clips these are, in which order."""
-        return hashlib.sha256("\n".join(self.data["key"]).encode()).hexdigest()[:16]
+        """Which clips these are, in which order, and what they are judged by."""
+        columns = [column for column in ("key", *_JUDGED_BY) if column in self.data.column_names]
+        content = json.dumps({column: list(self.data[column]) for column in columns})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def how_to_get(name: str) -> str:
@@ -148,29 +155,63 @@ def open_clips(name: str, split: str, task: "Task", data: Mapping[str, Any], dow
         data: {name: path or open dataset} of what the user has.
         download: whether the Hub may be asked.
     Raises:
-        NotMeasured: it is not here; the message says how to get it.
-        ValueError: it is here and cannot be read, or has no such split, labels or clips.
+        NotMeasured: it is not here, or has no such split, labels, captions or events; the message says what to do.
+        ValueError: it is here and cannot be read, or has no such clips.
     """
     if name not in SETS:
         raise ValueError(f"task {task.name!r}: no set {name!r}; there are {sorted(SETS)}")
     test_set = SETS[name]
     wants = "captions" if task.kind in ("retrieval", "captioning") else "labels"
-    notes: tuple[str, ...] = ()
+    notes: list[str] = []
     if name.startswith("shipped_"):
         rows, place = _shipped(name, data), Path(test_set.page).name
     elif name in data:
-        rows, notes = _own(test_set, data[name], split, wants)
-        is_path = isinstance(data[name], str | os.PathLike)
-        place = Path(data[name]).name if is_path else f"an open {type(data[name]).__name__}"
+        place = _place(data[name])
+        rows = _own(test_set, data[name], split, wants, notes)
     elif download and test_set.hub:
-        rows, place = _table(test_set, test_set.hub, test_set.hub_splits.get(split, split), wants), test_set.hub
+        place, hub_split = test_set.hub, test_set.hub_splits.get(split, split)
+        rows = _table(test_set, place, hub_split, wants, notes)
     else:
         raise NotMeasured(how_to_get(name))
-    rows = _chosen(rows, task, wants)
+    rows = _chosen(rows, task, wants, notes)
     if not len(rows):
         raise ValueError(f"task {task.name!r}: not one clip of {name!r} (from {place}) takes part in split {split!r}")
+    events = list(rows["events"]) if "events" in rows.column_names else [None]
+    if task.kind in ("events", "localisation") and None in events:
+        raise NotMeasured(
+            f"clips in {place} have no events (where nothing is heard, an empty list); expected are the columns "
+            f"{test_set.columns}"
+        )
+    if task.kind in ("zero_shot", "probe") and not task.multi_label:
+        several = [clip for clip, labels in zip(rows["id"], rows["labels"], strict=True) if len(set(labels)) != 1]
+        if several:
+            raise NotMeasured(
+                f"{len(several)} of {len(rows)} clips in {place} do not have exactly one label, the first is "
+                f"{several[0]!r}; {task.metric} takes one, mAP with multi_label takes any number"
+            )
     keys = [content_key(audio, task.max_seconds) for audio in rows["audio"]]
-    return Clips(rows.add_column("key", keys), place, notes)
+    return Clips(rows.add_column("key", keys), place, tuple(notes))
+
+
+def check_apart(task: "Task", test: Clips, train: Clips) -> None:
+    """Refuses clips to learn from that are among those to judge by.
+
+    Raises:
+        NotMeasured: some are; says how many, and what to do.
+    """
+    learned = set(train.data["key"])
+    shared = [clip for clip, key in zip(test.data["id"], test.data["key"], strict=True) if key in learned]
+    if shared:
+        why = "".join(f" ({note})" for note in test.notes)
+        raise NotMeasured(
+            f"{len(shared)} of {len(test.data)} clips to judge by, the first is {shared[0]!r}, are also among those to "
+            f"learn from{why}; give each clip of {test.place} to one of {task.split!r} and {task.train[1]!r} in a "
+            "column 'split'"
+        )
+
+
+def _place(place: Any) -> str:
+    return Path(place).name if isinstance(place, str | os.PathLike) else f"an open {type(place).__name__}"
 
 
 def content_key(audio: dict, max_seconds: float | None = None) -> str:
@@ -210,22 +251,28 @@ def _scenes(path: Path, changed: int) -> "Dataset":
     return lay_out_scenes(load_corpus(path))
 
 
-def _own(test_set: TestSet, place: Any, split: str, wants: str) -> tuple["Dataset", tuple[str, ...]]:
-    from datasets import Dataset
-
+def _own(test_set: TestSet, place: Any, split: str, wants: str, notes: list[str]) -> "Dataset":
     if test_set.recipe and isinstance(place, str | os.PathLike) and os.path.isdir(place):
         from ..data.recipes import RECIPES
 
         recipe = RECIPES[test_set.recipe]
         if all(any(any(Path(place).glob(part)) for part in parts.split("|")) for parts in recipe.expected):
-            return _of_recipe(recipe, place, split)
-    corpus = _table(test_set, place, None if isinstance(place, Dataset) else split, wants)
-    if "split" in corpus.column_names and split in set(corpus["split"]):
-        corpus = corpus.select([row for row, its in enumerate(corpus["split"]) if its == split])
-    return corpus, ()
+            return _of_recipe(recipe, place, split, notes)
+    corpus = _table(test_set, place, split, wants, notes)
+    if "split" in corpus.column_names:
+        splits = corpus["split"][:]
+        if split not in splits:
+            raise NotMeasured(
+                f"no split {split!r} in {_place(place)}: its column 'split' has {sorted(set(map(str, splits)))}; "
+                f"call the clips that are meant {split!r} there"
+            )
+        return corpus.select([row for row, its in enumerate(splits) if its == split])
+    if "split" in test_set.columns and str(corpus.split) != split:
+        notes.append("no split column: all clips")
+    return corpus
 
 
-def _of_recipe(recipe: Any, folder: str | os.PathLike, split: str) -> tuple["Dataset", tuple[str, ...]]:
+def _of_recipe(recipe: Any, folder: str | os.PathLike, split: str, notes: list[str]) -> "Dataset":
     from datasets import Audio, Dataset
 
     from ..data.records import RecordError
@@ -233,41 +280,66 @@ def _of_recipe(recipe: Any, folder: str | os.PathLike, split: str) -> tuple["Dat
     records = list(recipe.records(folder))
     broken = [record for record in records if isinstance(record, RecordError)]
     rows = [record for record in records if not isinstance(record, RecordError) and record.split == split]
-    notes = (f"{len(broken)} rows of the set (of any split) are no clips: {broken[0]}",) if broken else ()
+    if broken:
+        notes.append(f"{len(broken)} rows of the set (of any split) are no clips: {broken[0]}")
     columns = {
         "id": [record.id for record in rows],
         "audio": [record.audio for record in rows],
         "captions": [[caption.text for caption in record.captions] for record in rows],
         "labels": [list(record.labels) for record in rows],
     }
-    return Dataset.from_dict(columns).cast_column("audio", Audio(decode=False)), notes
+    return Dataset.from_dict(columns).cast_column("audio", Audio(decode=False))
 
 
-def _table(test_set: TestSet, place: Any, split: str | None, wants: str) -> "Dataset":
-    from ..data import load_corpus
+def _table(test_set: TestSet, place: Any, split: str, wants: str, notes: list[str]) -> "Dataset":
+    from datasets import Value
 
+    from ..data.corpus import CAPTION_COLUMNS, load_corpus, open_source
+    from ..data.record_corpus import unpack_webdataset
+
+    try:
+        opened = open_source(place, split)
+    except ValueError as problem:
+        try:
+            opened = open_source(place, None)  # its only split, whatever its name
+        except ValueError:
+            raise problem from None
+    opened = unpack_webdataset(opened)
     named = getattr(test_set, wants)
-    usual = _LABEL_COLUMNS if wants == "labels" else (None,)  # `load_corpus` knows those of captions
-    candidates = dict.fromkeys([named, *usual] if named else usual)
-    problem: Exception | None = None
-    for column in candidates:
-        for chosen in dict.fromkeys((split, None)):
-            try:
-                corpus = load_corpus(place, chosen, caption_column=column)
-            except ValueError as error:
-                problem = problem or error
-                continue
-            return corpus if wants == "captions" else corpus.rename_column("captions", "labels")
-    raise ValueError(f"{problem}; expected are the columns {test_set.columns}")
+    usual = _LABEL_COLUMNS if wants == "labels" else CAPTION_COLUMNS
+    column = next((column for column in (named, *usual) if column in opened.column_names), None)
+    if column is None:
+        raise NotMeasured(
+            f"no {wants} in {_place(place)}: its columns are {opened.column_names}; expected are the columns "
+            f"{test_set.columns}"
+        )
+    is_text = isinstance(opened.features[column], Value)
+    try:
+        chosen = None if column == "captions" else column  # None: captions of records too
+        corpus = load_corpus(opened, caption_column=chosen, allow_empty=wants == "labels")
+    except ValueError as problem:
+        raise ValueError(f"{_place(place)}: {problem}") from problem
+    if wants == "captions":
+        return corpus
+    if not is_text or _LABEL_LIST not in test_set.columns:
+        return corpus.rename_column("captions", "labels")
+    texts = [text for clip in corpus["captions"] for text in clip]
+    if not any(";" in text for text in texts) and (commas := [text for text in texts if "," in text]):
+        notes.append(f"no ';' between labels: {commas[0]!r} is one label")
+    labels = [
+        [part.strip() for text in clip for part in text.split(";") if part.strip()] for clip in corpus["captions"]
+    ]
+    return corpus.remove_columns("captions").add_column("labels", labels)
 
 
-def _chosen(rows: "Dataset", task: "Task", wants: str) -> "Dataset":
+def _chosen(rows: "Dataset", task: "Task", wants: str, notes: list[str]) -> "Dataset":
     """The clips and labels that take part, and their folds."""
     names = rows.column_names
     ids = list(rows["id"])
     kept = range(len(rows))
     if task.ids is not None:
-        kept = [row for row, clip in enumerate(ids) if re.split(r"[/\\]", clip)[-1].removesuffix(".wav") in task.ids]
+        paths = [audio["path"] or "" for audio in rows["audio"]]
+        kept = [row for row, its in enumerate(zip(ids, paths, strict=True)) if task.ids & _stems(its)]
     if wants == "labels" and (task.label_pattern or task.skip_labels or task.only is not None):
         labels = rows["labels"] if "labels" in names else [[]] * len(rows)
         labels = [list(clip)[task.skip_labels :] for clip in labels]
@@ -276,7 +348,12 @@ def _chosen(rows: "Dataset", task: "Task", wants: str) -> "Dataset":
         if task.only is not None:
             labels = [[label for label in clip if label in task.only] for clip in labels]
         rows = (rows.remove_columns("labels") if "labels" in names else rows).add_column("labels", labels)
-        kept = [row for row in kept if labels[row]]
+        labelled = [row for row in kept if labels[row]]
+        if without := len(kept) - len(labelled):
+            notes.append(
+                f"{without:,} of {len(kept):,} clips are left out: they have none of the labels that are meant"
+            )
+        kept = labelled
     if task.folds is not None:
         if task.folds in names:
             folds = list(map(str, rows[task.folds]))
@@ -288,5 +365,11 @@ def _chosen(rows: "Dataset", task: "Task", wants: str) -> "Dataset":
                 raise ValueError(f"task {task.name!r}: no column {task.folds!r}, and no fold in {where!r}")
             folds = [match[1] for match in found]
         rows = (rows.remove_columns("fold") if "fold" in names else rows).add_column("fold", folds)
-    columns = [c for c in ("id", "audio", "labels", "captions", "fold", "events") if c in rows.column_names]
+    columns = [column for column in ("id", "audio", *_JUDGED_BY) if column in rows.column_names]
     return rows.select(kept).select_columns(columns)
+
+
+def _stems(paths: Iterable[str]) -> set[str]:
+    """Names of files, with their suffix and without."""
+    names = {re.split(r"[/\\]", path)[-1] for path in paths}
+    return names | {name.rpartition(".")[0] for name in names}

@@ -56,9 +56,10 @@ class ZeroShotTasks:
         """
         values, heard = {}, {}
         for task, clips in self.tasks:
-            if clips.digest not in heard:  # tasks may share a set
-                heard[clips.digest] = embed_clips(clips.data)
-            embeds, rows = heard[clips.digest]
+            sounds = tuple(clips.data["key"])
+            if sounds not in heard:  # tasks may share a set
+                heard[sounds] = embed_clips(clips.data)
+            embeds, rows = heard[sounds]
             names, targets = targets_of(task, clips, rows)
             values[task.name] = _metric(task, embeds @ label_vectors(task, embed_texts, names).T, targets, names)
         return {**values, "zero-shot score": float(np.mean(list(values.values())))} if values else {}

@@ -202,6 +202,11 @@ def test_rows_that_cannot_be_trained_on_are_refused(wav, columns, message):
         load_corpus(rows(wav, **columns))
 
 
+def test_rows_without_any_label_are_kept_where_that_is_allowed(wav):
+    corpus = load_corpus(rows(wav, labels=[["a"], [], None]), caption_column="labels", allow_empty=True)
+    assert corpus["captions"][:] == [["a"], [], []]
+
+
 def test_an_empty_corpus_is_refused(wav, tmp_path):
     with pytest.raises(ValueError, match="has no rows"):
         load_corpus(rows(wav, text=["one"]).select([]))
@@ -251,6 +256,14 @@ def test_classes_can_stand_for_captions(wav):
         "labels", datasets.List(datasets.ClassLabel(names=["cat", "dog"]))
     )
     assert load_corpus(several, caption_column="labels")["captions"] == [["cat", "dog"], ["dog"]]
+
+
+def test_captions_that_were_added_to_an_open_corpus_are_taken(shipped, tmp_path):
+    opened = datasets.load_dataset("parquet", data_files=str(shipped / "heldout.parquet"), cache_dir=tmp_path)["train"]
+    added = opened.remove_columns("label").add_column("label", ["one"] * len(opened))  # all that is not on disk
+    corpus = load_corpus(added, caption_column="label")
+    assert corpus["captions"][0] == ["one"] and not {"label", "replaced label"} & set(corpus.column_names)
+    assert len(corpus.add_column("more", list(range(len(corpus))))) == len(opened)
 
 
 def test_a_table_without_file_names_is_refused(tmp_path):

@@ -25,6 +25,16 @@ def test_segments_by_hand():
     assert result.per_class == {"dog": pytest.approx((1 + 2 / 3) / 2), "rain": 1.0}
 
 
+@pytest.mark.filterwarnings("error:Mean of empty slice")
+def test_clips_without_an_event_count_as_silence():
+    """Of two clips of one second the second is silent; draws that have only this one tell nothing."""
+    dog = [{"label": "dog", "start": 0.0, "end": 1.0}]
+    right, wrong = ([np.array([[a]]), np.array([[b]])] for a, b in ((2.0, 1.0), (1.0, 2.0)))
+    assert event_scores(right, [dog, []], ["dog"], 1.0).segment_map == 1.0
+    result = event_scores(wrong, [dog, []], ["dog"], 1.0)
+    assert (result.segment_map, result.low, result.high, result.clips) == (0.5, 0.5, 1.0, 2)
+
+
 def test_f1_and_map_of_segments_as_scikit_learn_counts_them():
     metrics = pytest.importorskip("sklearn.metrics")
     rng = np.random.default_rng(0)

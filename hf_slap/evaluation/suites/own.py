@@ -1,4 +1,7 @@
-"""Clips of your own: `--suite own --data own=clips.parquet`, with labels, with captions, or with both."""
+"""Clips of your own: `--suite own --data own=clips.parquet`, with labels, with captions, or with both.
+
+What they lack is not measured: retrieval and captioning without captions, the single-label task with several labels.
+"""
 
 from ..captioning import QUICK_MEASURES
 from ..tasks import Task
