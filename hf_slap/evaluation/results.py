@@ -30,10 +30,11 @@ class Results:
             if content["model"].get("weights") == self.model.get("weights"):
                 self.scores = {score["task"]: score for score in content["scores"]}
 
-    def kept(self, name: str, declaration: Mapping, digest: str | None) -> dict | None:
-        """A score that was measured before, of the same task on the same clips."""
+    def kept(self, name: str, declaration: Mapping, digest: str | None, parts: Mapping = {}) -> dict | None:
+        """A score that was measured before, of the same task on the same clips; `parts`: `Listener.made_of` of it."""
         score = self.scores.get(name)
         same = score and score["status"] == "measured" and score["declaration"] == json.loads(json.dumps(declaration))
+        same = same and parts.items() <= score["model"].items()
         return score if same and score["clips_digest"] == digest else None
 
     def table(self) -> str:

@@ -82,11 +82,11 @@ def evaluate(
     results = Results(output / f"{_file_name(listener.name)}.json", listener.describe())
     output.mkdir(parents=True, exist_ok=True)
     for number, task in enumerate(chosen, start=1):
-        started = time.monotonic()
+        started, parts = time.monotonic(), {}
         try:
             clips = open_task(task, places, download)
-            digest = _digest(clips)
-            if not again and results.kept(task.name, task.declaration(), digest):
+            digest, parts = _digest(clips), listener.made_of(task.kind)
+            if not again and results.kept(task.name, task.declaration(), digest, parts):
                 _say(progress, f"[{number}/{len(chosen)}] {task.name}: measured before")
                 continue
             _say(progress, f"[{number}/{len(chosen)}] {task.name}")
@@ -101,7 +101,7 @@ def evaluate(
         before = results.scores.get(task.name, {}).get("status")
         if score["status"] != "measured" and before == "measured" and not again:
             continue  # what was measured once, elsewhere perhaps, is not lost
-        results.add(_record(task, listener, clips, digest, score, time.monotonic() - started))
+        results.add(_record(task, listener, clips, digest, parts, score, time.monotonic() - started))
     return results
 
 
@@ -455,8 +455,9 @@ def _facts(heard: "Heard") -> dict:
 
 
 def _record(
-    task: Task, listener: "Listener", clips: Mapping[str, "Clips"], digest: str | None, score: dict, took: float
-) -> dict:
+    task: Task, listener: "Listener", clips: Mapping[str, "Clips"], digest: str | None, parts: dict, score: dict,
+    took: float,
+) -> dict:  # fmt: skip
     """The score with everything that is needed to understand and repeat it."""
     from .sets import SETS
 
@@ -486,7 +487,7 @@ def _record(
         **score,
         "notes": notes,
         "declaration": task.declaration(),
-        "model": listener.describe(),
+        "model": {**listener.describe(), **parts},
         "versions": _versions(task),
         "date": date.today().isoformat(),
         "seconds": round(took, 1),
