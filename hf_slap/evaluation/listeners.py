@@ -284,12 +284,12 @@ class SlapListener(Listener):
 
     def embed_clips(self, clips: Clips, seconds: float | None = None) -> Heard:
         self._require_joint_space()
-        first = {key: row for row, key in reversed(list(enumerate(clips.data["key"])))}
-        failed: dict[str, str] = {}
+        keys, failed = list(clips.data["key"]), {}
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
 
         def sounds() -> Iterator[dict]:
             for row, wave in self._waves(clips, sorted(first.values()), seconds):
-                key = clips.data[row]["key"]
+                key = keys[row]
                 if isinstance(wave, str):
                     failed[key] = wave
                 else:
@@ -386,7 +386,7 @@ class SlapListener(Listener):
         if not hasattr(self.model, "audio_projection"):
             raise NotMeasured(
                 f"{self.name!r} ({type(self.model).__name__}) has no projection into a space shared with texts, so "
-                "clips have no embeddings; its dense features are served"
+                "clips have no embeddings; save the folder from a SlapModel"
             )
 
     def _hash(self) -> str:

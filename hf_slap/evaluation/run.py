@@ -49,7 +49,8 @@ def evaluate(
 
     Args:
         model: a folder or Hub id of SLAP, of transformers' CLAP or of sentence-transformers; or a model with
-            `get_audio_features` and `get_text_features`, with its processor; or a `SentenceTransformer`.
+            `get_audio_features` and `get_text_features`, with its processor; or a `SentenceTransformer`. Of SLAP also a
+            captioner, a classifier or an audio encoder: tasks that need what it lacks are not measured.
         processor: beside a model that is not a folder.
         suite: "quick" (the clips of the repository; the default), "slap", "clap2023", "captionstew", "maeb" or
             "own" (your clips).
