@@ -1,12 +1,14 @@
 """Models behind one face: what a suite asks of SLAP, of transformers' CLAP and of sentence-transformers models.
 
 A listener embeds clips and texts, and where the model can, gives dense features and captions. All is cached by the
-content of what is heard or read and by the hash of the model.
+content of what is heard or read and by the hash of what computes it.
 """
 
+import functools
 import hashlib
 import json
 import os
+import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
@@ -18,17 +20,28 @@ import torch
 from tqdm.auto import tqdm
 
 from ..embedding import embed
-from ..listening import check_place
+from ..listening import check_place, open_captioner
 from ..modeling.audio_slap import AudioError, load_waveform
 from ..modeling.configuration_slap import SlapAudioConfig, SlapConfig, SlapWindowedAudioConfig
+from ..modeling.feature_extraction_slap import SlapFeatureExtractor
+from ..modeling.modeling_slap import (
+    SlapAudioModelWithProjection,
+    SlapAudioTower,
+    SlapForAudioCaptioning,
+    SlapModel,
+    SlapPreTrainedModel,
+)
+from ..modeling.pipeline_slap import AudioCaptioningPipeline
 from ..moments import embed_moments, seconds_per_moment
 from .cache import ArrayCache
 from .sets import Clips, NotMeasured
 
 _TEXTS_AT_ONCE = 64
 _CLIPS_AT_ONCE = 8
-_PARTS = ("audio", "text", "frames", "local", "captions")
-_NOT_SETTINGS = ("_name_or_path", "transformers_version")
+_PARTS = ("audio", "frames", "local")
+_READS = ("zero_shot", "retrieval", "localisation", "mteb")  # kinds of tasks that have texts embedded
+_OF_TOKENIZERS = ("model_max_length", "padding_side", "truncation_side", "special_tokens_map")
+_NOT_SETTINGS = ("_name_or_path", "_from_model_config", "transformers_version")
 
 
 class Heard(NamedTuple):
@@ -57,28 +70,30 @@ class Listener:
     """
 
     dense = False  # whether `frames` and `local_embeds` are served
+    reads = True  # whether texts are embedded
 
     def __init__(self, model: Any, processor: Any, name: str, revision: str | None, cache: Path, progress: bool):
         self.model, self.processor, self.progress = model, processor, progress
+        self.extractor = getattr(processor, "feature_extractor", processor)
         self.name = name
         self.revision = revision or getattr(getattr(model, "config", None), "_commit_hash", None)
         self.weights = self._hash()
         self.folder = cache / self.weights
+        self.tokenizer = _tokenizer_hash(processor or model)
         self.arrays = {part: ArrayCache(self.folder / part) for part in _PARTS}
+        self.arrays["text"] = ArrayCache(self.folder / f"text-{self.tokenizer}")
 
     @property
     def long_clips(self) -> str:
         """The rule for clips that are longer than the model takes."""
-        extractor = getattr(self.processor, "feature_extractor", self.processor)
-        longest, how = getattr(extractor, "max_length_s", None), getattr(extractor, "truncation", None)
+        longest, how = getattr(self.extractor, "max_length_s", None), getattr(self.extractor, "truncation", None)
         rule = f"the processor's own: {how}, {longest} s" if longest else "the processor's own"
         return f"{rule}; random crops are drawn with a seed from the clip's content"
 
     @property
     def rate(self) -> int:
         """Hz, of the waveforms that the model takes."""
-        extractor = getattr(self.processor, "feature_extractor", self.processor)
-        return int(extractor.sampling_rate)
+        return int(self.extractor.sampling_rate)
 
     @property
     def device(self) -> torch.device:
@@ -94,10 +109,29 @@ class Listener:
             "class": type(self.model).__name__,
         }
 
+    def made_of(self, kind: str) -> dict[str, str]:
+        """What decides the scores of a kind of task beside the weights of `describe`: hashes by part.
+
+        Raises:
+            NotMeasured: the model lacks the part.
+        """
+        if kind not in _READS:
+            return {}
+        self._require_text()
+        return {"tokenizer": f"sha256:{self.tokenizer}"}
+
     # ------------------------------------------------------------------------------------------ what is asked
+
+    def hear(
+        self, item: Any, name: str | None = None, seconds: float | None = None, resample: bool = False
+    ) -> np.ndarray:
+        """(n,) at `rate`, of a clip as `load_waveform` reads it; `seconds`: its beginning alone."""
+        wave = load_waveform(item, self.rate, None, resample, name, self._shortest, self._end_to_end)
+        return wave if seconds is None else wave[: max(round(seconds * self.rate), self._shortest)]
 
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
         """(M, P), unit norm."""
+        self._require_text()
         kept = self.arrays["text"]
         missing = [text for text in dict.fromkeys(texts) if _key(text) not in kept]
         for start in range(0, len(missing), _TEXTS_AT_ONCE):
@@ -128,6 +162,13 @@ class Listener:
 
     # ------------------------------------------------------------------------------------------ how it is answered
 
+    def _require_text(self) -> None:
+        if not self.reads:
+            raise NotMeasured(
+                f"{self.name!r} ({type(self.model).__name__}) has no text side: neither weights of a text tower nor of "
+                "its projection; labels, queries and places in time need a SlapModel"
+            )
+
     def _texts(self, texts: list[str]) -> np.ndarray:
         inputs = self.processor(text=texts, return_tensors="pt", padding=True)
         return _pooled(self._call(self.model.get_text_features, inputs))
@@ -138,7 +179,7 @@ class Listener:
 
     def _wave(self, wave: np.ndarray) -> np.ndarray:
         """One clip at a time: CLAP's extractor lets batch mates decide how a clip is heard."""
-        extractor = getattr(self.processor, "feature_extractor", self.processor)
+        extractor = self.extractor
         before = np.random.get_state()
         np.random.seed(int.from_bytes(hashlib.sha256(wave.tobytes()).digest()[:4], "little"))
         try:
@@ -183,45 +224,38 @@ class Listener:
         for row in rows:
             item = clips.data[row]
             try:
-                wave = load_waveform(item["audio"], self.rate, name=item["id"], min_samples=self._shortest)
-                yield row, wave if seconds is None else wave[: max(round(seconds * self.rate), self._shortest)]
+                yield row, self.hear(item["audio"], item["id"], seconds)
             except (AudioError, OSError, RuntimeError) as error:
                 yield row, str(error) or type(error).__name__
 
     _shortest = 1
+    _end_to_end = False
 
     def _hash(self) -> str:
-        from .. import __version__
-
-        digest = hashlib.sha256(__version__.encode())
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-        # Of the settings only what differs from the defaults: a new one leaves the hashes of old models as they are.
-        config, extractor = getattr(self.model, "config", None), getattr(self.processor, "feature_extractor", None)
-        usual = {} if extractor is None else signature(type(extractor)).parameters
-        of_sound = {} if extractor is None else extractor.to_dict()
-        of_sound = {k: v for k, v in of_sound.items() if k not in usual or v != usual[k].default}
-        for settings in ({} if config is None else config.to_diff_dict(), of_sound):
-            chosen = {k: v for k, v in settings.items() if k not in _NOT_SETTINGS}
-            digest.update(json.dumps(chosen, sort_keys=True, default=str).encode())
-        return digest.hexdigest()[:16]
+        return _model_hash(self.model, self.extractor)
 
 
 class SlapListener(Listener):
-    """A SLAP model: embeds with `hf_slap.embed`, and serves dense features where its audio encoder is SLAP's own."""
+    """A SLAP model: embeds with `hf_slap.embed`, and serves dense features where its audio encoder is SLAP's own.
 
-    def __init__(self, *arguments: Any):
-        super().__init__(*arguments)
-        self.base = getattr(self.model, "slap", self.model)
-        self._config = self.base.audio_model.config
-        self.dense = hasattr(self.base.audio_model, "pooler")  # moments are pooled as clips are
-        self._captioner = None
-        self._shortest = self.processor.feature_extractor.min_samples
+    Of a model that lacks a text side or the joint space, as captioners and classifiers do, the rest is served.
+    """
+
+    def __init__(self, model: Any, *arguments: Any):
+        self.whole = model
+        super().__init__(getattr(model, "slap", model), *arguments)
+        self.reads = hasattr(self.model, "get_text_features")
+        self._config = self.model.audio_model.config
+        self.dense = hasattr(self.model.audio_model, "pooler")  # moments are pooled as clips are
+        self._shortest, self._end_to_end = self.extractor.min_samples, self.extractor.compat
 
     @property
     def long_clips(self) -> str:
-        config = self._config
+        config, extractor = self._config, self.extractor
+        if extractor.compat:
+            return f"a part of {extractor.window_seconds:g} s alone, drawn with a seed from the clip's content"
+        if extractor.long_audio == "center":
+            return f"the middle {extractor.window_seconds:g} s alone"
         if config.long_audio == "whole":
             return "in one piece, however long"
         return (
@@ -229,24 +263,50 @@ class SlapListener(Listener):
             "averaged by the time that each owns"
         )
 
+    def describe(self) -> dict[str, str | None]:
+        return {**super().describe(), "class": type(self.whole).__name__}
+
+    def made_of(self, kind: str) -> dict[str, str]:
+        if kind == "captioning":
+            return {"captioner": f"sha256:{self._captioner[1]}"}
+        return super().made_of(kind)
+
+    def hear(
+        self, item: Any, name: str | None = None, seconds: float | None = None, resample: bool = False
+    ) -> np.ndarray:
+        """As `Listener.hear`. Where the extractor would draw a part with `compat`, that part, seeded by the content."""
+        wave = super().hear(item, name, seconds, resample)
+        spare = len(wave) - self.extractor.window_samples
+        if not self.extractor.compat or spare <= 0:
+            return wave
+        start = random.Random(wave.tobytes()).randrange(spare)
+        return wave[start : len(wave) - spare + start]
+
     def embed_clips(self, clips: Clips, seconds: float | None = None) -> Heard:
-        first = {key: row for row, key in reversed(list(enumerate(clips.data["key"])))}
-        if seconds is None:
-            sounds = clips.data.select(sorted(first.values())).select_columns(["key", "audio"])
-            source: Any = sounds.rename_column("key", "id")
-        else:
-            source = (
-                {"id": clips.data[row]["key"], "audio": {"array": wave, "sampling_rate": self.rate}}
-                for row, wave in self._waves(clips, sorted(first.values()), seconds)
-                if not isinstance(wave, str)
-            )
-        result = embed(source, self.base, self.processor, output=self.folder / "embeddings", progress=self.progress)
+        self._require_joint_space()
+        keys, failed = list(clips.data["key"]), {}
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+
+        def sounds() -> Iterator[dict]:
+            for row, wave in self._waves(clips, sorted(first.values()), seconds):
+                key = keys[row]
+                if isinstance(wave, str):
+                    failed[key] = wave
+                else:
+                    yield {"id": key, "audio": {"array": wave, "sampling_rate": self.rate}}
+
+        source: Any = sounds()
+        if seconds is None and not self.extractor.compat:  # read by threads of `embed`
+            source = clips.data.select(sorted(first.values())).select_columns(["key", "audio"])
+            source = source.rename_column("key", "id")
+        result = embed(source, self.model, self.processor, output=self.folder / "embeddings", progress=self.progress)
         found = dict(zip(result.dataset["id"], np.asarray(result.dataset["embedding"], np.float32), strict=True))
-        return _heard(clips, found, dict(result.failed))
+        return _heard(clips, found, {**failed, **dict(result.failed)})
 
     def embed_waves(self, waves: list[np.ndarray]) -> np.ndarray:
-        inputs = self.processor.feature_extractor(waves, sampling_rate=self.rate, return_tensors="pt")
-        return _pooled(self._call(self.base.get_audio_features, inputs))
+        self._require_joint_space()
+        inputs = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt")
+        return _pooled(self._call(self.model.get_audio_features, inputs))
 
     def frames(self, clips: Clips, seconds: float | None = None) -> Heard:
         if not self.dense:
@@ -261,47 +321,84 @@ class SlapListener(Listener):
         """Moments, see `embed_moments`."""
         if not self.dense:
             return super().local_embeds(clips, seconds)
+        self._require_joint_space()
 
         def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
-            device, results = self.base.audio_model.device, []
+            device, results = self.device, []
             for columns in self._columns(waves):
                 with torch.inference_mode():
-                    values = embed_moments(columns.flatten(0, 1).to(device, self.base.dtype), self.base)
+                    values = embed_moments(columns.flatten(0, 1).to(device, self.model.dtype), self.model)
                 results.append(values.float().cpu().numpy())
             return results
 
         return self._each(clips, "local", "points in time", seconds, compute)
 
     def seconds_per_frame(self) -> float:
-        return seconds_per_moment(self.base)
+        return seconds_per_moment(self.model)
 
     def captions(self, clips: Clips, seconds: float | None = None) -> tuple[list[str], Heard]:
-        captioner = self._open_captioner()
+        captioner, digest = self._captioner
+        self.arrays.setdefault(f"captions-{digest}", ArrayCache(self.folder / f"captions-{digest}"))
 
         def compute(waves: list[np.ndarray]) -> list[np.ndarray]:
             written = captioner(waves, sampling_rate=self.rate, batch_size=len(waves))
             return [np.frombuffer(one[0]["generated_text"].encode(), np.uint8) for one in written]
 
-        heard = self._each(clips, "captions", "captions", seconds, compute)
+        heard = self._each(clips, f"captions-{digest}", "captions", seconds, compute)
         return [bytes(value).decode() for value in heard.values], heard
 
-    def _open_captioner(self):
-        from ..listening import open_captioner
+    @functools.cached_property
+    def _captioner(self) -> tuple[AudioCaptioningPipeline, str]:
+        """The pipeline that writes, and the hash of all that decides what it writes."""
+        if not hasattr(self.processor, "tokenizer"):
+            raise NotMeasured(
+                f"{self.name!r} came without a tokenizer, so it writes no captions; pass its SlapProcessor"
+            )
+        if hasattr(self.whole, "generate"):
+            pipeline = self._pipeline(self.whole)
+        elif getattr(self.whole, "decoder", None) is not None:
+            pipeline = self._pipeline(_with_parts_of(SlapForAudioCaptioning, self.whole))
+        else:
+            pipeline = self._read_captioner(self.whole.name_or_path)
+        generation = pipeline.model.generation_config.to_diff_dict()
+        parts = [_model_hash(pipeline.model, self.extractor), _settings(generation), self.tokenizer]
+        return pipeline, hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-        if self._captioner is None:
-            try:
-                self._captioner = open_captioner(self.model.name_or_path, self.processor, self.base.audio_model.device)
-            except ValueError as error:
-                raise NotMeasured(str(error)) from error
-        return self._captioner
+    def _pipeline(self, captioner: Any) -> AudioCaptioningPipeline:
+        parts = {"tokenizer": self.processor.tokenizer, "feature_extractor": self.extractor}
+        return AudioCaptioningPipeline(model=captioner, device=self.device, **parts)
+
+    def _read_captioner(self, place: str) -> AudioCaptioningPipeline:
+        """The captioner beside the weights of this model, if they are the same."""
+        try:
+            pipeline = open_captioner(place, self.processor, self.device, self.revision)
+        except (ValueError, OSError) as error:
+            raise NotMeasured(str(error)) from error
+        ours, theirs = (model.audio_model.state_dict() for model in (self.model, pipeline.model.slap))
+        if ours.keys() != theirs.keys() or not all(torch.equal(theirs[k].to(v), v) for k, v in ours.items()):
+            raise NotMeasured(
+                f"the model that was passed has other weights than {place!r}, where its caption decoder would be read; "
+                "save it with its decoder and pass the folder, or pass a SlapForPreTraining"
+            )
+        return pipeline
+
+    def _require_joint_space(self) -> None:
+        if not hasattr(self.model, "audio_projection"):
+            raise NotMeasured(
+                f"{self.name!r} ({type(self.model).__name__}) has no projection into a space shared with texts, so "
+                "clips have no embeddings; save the folder from a SlapModel"
+            )
+
+    def _hash(self) -> str:
+        return _model_hash(self.whole if hasattr(self.whole, "generate") else self.model, self.extractor)
 
     def _columns(self, waves: list[np.ndarray]) -> list[torch.Tensor]:
         """Dense features of clips by patch column, (T, rows, D) each, float32."""
-        inputs = self.processor.feature_extractor(waves, sampling_rate=self.rate, return_tensors="pt")
-        device = self.base.audio_model.device
+        inputs = self.extractor(waves, sampling_rate=self.rate, return_tensors="pt")
         with torch.inference_mode():
-            output = self.base.audio_model(
-                inputs["input_features"].to(device, self.base.dtype), inputs["input_features_mask"].to(device)
+            output = self.model.audio_model(
+                inputs["input_features"].to(self.device, self.model.dtype),
+                inputs["input_features_mask"].to(self.device),
             )
         return [
             hidden[mask].unflatten(0, (-1, self._config.patch_rows)).float().cpu()
@@ -345,15 +442,15 @@ def open_listener(
     """A listener for a model of any of the three kinds.
 
     Args:
-        model: a folder or Hub id, a model with `get_audio_features` and `get_text_features`, or a
-            `SentenceTransformer`.
+        model: a folder or Hub id, a model with `get_audio_features` and `get_text_features`, a model of SLAP that
+            has a part of these, as captioners and classifiers do, or a `SentenceTransformer`.
         processor: needed beside a model of transformers.
         name, revision: see `Listener`.
         cache: folder of what was computed.
         device: default: where the model is; for a folder CUDA if there is any, else the CPU.
         progress: show bars.
     Raises:
-        ValueError: something else.
+        ValueError: something else, or a folder without the weights of an audio encoder.
     """
     if isinstance(model, str | os.PathLike):
         place = os.fspath(model)
@@ -369,17 +466,17 @@ def open_listener(
     keywords = (name, revision, cache, progress)
     if type(model).__name__ == "SentenceTransformer":
         return SentenceTransformerListener(model.eval(), None, *keywords)
-    base = getattr(model, "slap", model)
-    missing = [f for f in ("get_audio_features", "get_text_features") if not hasattr(base, f)]
+    audio = getattr(getattr(getattr(model, "slap", model), "audio_model", None), "config", None)
+    own = isinstance(audio, SlapAudioConfig | SlapWindowedAudioConfig)
+    missing = [f for f in ("get_audio_features", "get_text_features") if not own and not hasattr(model, f)]
     if missing or processor is None:
         lacks = " and ".join(missing) or "processor="
         raise ValueError(
             f"model is {type(model).__name__} without {lacks}; "
-            "accepted are a folder or Hub id, a model with both of these and its processor, and a SentenceTransformer"
+            "accepted are a folder or Hub id, a model with both of these and its processor, a model of SLAP with its "
+            "processor, and a SentenceTransformer"
         )
-    audio = getattr(getattr(base, "audio_model", None), "config", None)
-    own = hasattr(base, "audio_projection") and isinstance(audio, SlapAudioConfig | SlapWindowedAudioConfig)
-    return (SlapListener if own else Listener)(base.eval(), processor, *keywords)
+    return (SlapListener if own else Listener)(model.eval(), processor, *keywords)
 
 
 def _is_slap(place: str) -> bool:
@@ -397,8 +494,65 @@ def _load(place: str, revision: str | None, processor: Any) -> tuple[Any, Any]:
         return SentenceTransformer(place, revision=revision), None
     check_place(place)
     keywords = {} if revision is None else {"revision": revision}
-    model = AutoModel.from_pretrained(place, **keywords)
+    model, info = AutoModel.from_pretrained(place, output_loading_info=True, **keywords)
+    new = {key.split(".")[0] for key in info["missing_keys"]}
+    if isinstance(model, SlapModel) and new & {"audio_model", "audio_projection", "text_model", "text_projection"}:
+        if "audio_model" in new:
+            raise ValueError(f"{place!r} lacks weights of its audio encoder; a model that is partly new is not judged")
+        kept = SlapAudioTower if "audio_projection" in new else SlapAudioModelWithProjection
+        model = _with_parts_of(kept, model)
+    if isinstance(model.config, SlapAudioConfig | SlapWindowedAudioConfig):  # an audio encoder alone
+        extractor = processor or SlapFeatureExtractor.from_pretrained(place, **keywords)
+        config = SlapConfig(audio_config=model.config, name_or_path=place)
+        with torch.device("meta"):
+            tower = SlapAudioTower(config)
+        tower.audio_model = model
+        return tower, extractor
     return model, processor or AutoProcessor.from_pretrained(place, **keywords)
+
+
+def _with_parts_of(kind: type[SlapPreTrainedModel], model: SlapPreTrainedModel) -> SlapPreTrainedModel:
+    """A model of another class that shares the parts of the same names."""
+    with torch.device("meta"):
+        result = kind(model.config)
+    for name, _ in list(result.named_children()):
+        setattr(result, name, getattr(model, name))
+    return result.eval()
+
+
+def _model_hash(model: Any, extractor: Any) -> str:
+    """Of weights, configuration, settings of the front end, and our version."""
+    from .. import __version__
+
+    digest = hashlib.sha256(__version__.encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    # Of the settings only what differs from the defaults: a new one leaves the hashes of old models as they are.
+    config = getattr(model, "config", None)
+    usual = {} if extractor is None else signature(type(extractor)).parameters
+    of_sound = {} if extractor is None else extractor.to_dict()
+    of_sound = {k: v for k, v in of_sound.items() if k not in usual or v != usual[k].default}
+    for settings in ({} if config is None else config.to_diff_dict(), of_sound):
+        digest.update(_settings(settings).encode())
+    return digest.hexdigest()[:16]
+
+
+def _settings(settings: dict) -> str:
+    return json.dumps({k: v for k, v in settings.items() if k not in _NOT_SETTINGS}, sort_keys=True, default=str)
+
+
+def _tokenizer_hash(owner: Any) -> str:
+    """Of what the tokenizer of a processor or of a SentenceTransformer makes of texts."""
+    tokenizer = getattr(owner, "tokenizer", None)
+    tokenizer = getattr(tokenizer, "tokenizer", tokenizer)  # a SentenceTransformer may name its processor so
+    rules = {name: getattr(tokenizer, name, None) for name in _OF_TOKENIZERS}
+    if backend := getattr(tokenizer, "backend_tokenizer", None):
+        rules |= json.loads(backend.to_str())
+    elif hasattr(tokenizer, "get_vocab"):
+        rules["vocabulary"] = tokenizer.get_vocab()
+    rules |= {"padding": None, "truncation": None}  # every call sets these anew
+    return hashlib.sha256(json.dumps(rules, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _heard(clips: Clips, found: Any, failed: dict[str, str]) -> Heard:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from ..modeling.audio_slap import load_waveform
 from .listeners import Listener, unit
 
 
@@ -23,7 +22,7 @@ def mteb_encoder(listener: Listener) -> Any:
         mteb_model_meta = ModelMeta.create_empty(
             {
                 "name": listener.name if "/" in listener.name else f"local/{listener.name}",
-                "revision": listener.revision or listener.weights,
+                "revision": listener.revision or f"{listener.weights}-{listener.tokenizer}",
                 "modalities": ["text", "audio"],
             }
         )
@@ -35,7 +34,7 @@ def mteb_encoder(listener: Listener) -> Any:
             for rows in inputs:
                 sides = []
                 if "audio" in rows[0]:
-                    waves = [load_waveform(row["audio"], listener.rate, resample=True) for row in rows]
+                    waves = [listener.hear(row["audio"], resample=True) for row in rows]
                     sides.append(unit(listener.embed_waves(waves)))
                 if "text" in rows[0]:
                     sides.append(listener.embed_texts([row["text"] for row in rows]))

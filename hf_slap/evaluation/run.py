@@ -51,7 +51,8 @@ def evaluate(
 
     Args:
         model: a folder or Hub id of SLAP, of transformers' CLAP or of sentence-transformers; or a model with
-            `get_audio_features` and `get_text_features`, with its processor; or a `SentenceTransformer`.
+            `get_audio_features` and `get_text_features`, with its processor; or a `SentenceTransformer`. Of SLAP also a
+            captioner, a classifier or an audio encoder: tasks that need what it lacks are not measured.
         processor: beside a model that is not a folder.
         suite: "quick" (the clips of the repository; the default), "slap", "clap2023", "captionstew", "maeb" or
             "own" (your clips).
@@ -86,10 +87,12 @@ def evaluate(
     for number, task in enumerate(chosen, start=1):
         started, head = time.monotonic(), f"[{number}/{len(chosen)}] {task.name}"
         before = None if again else results.measured(task.name, task.declaration())
+        clips, parts, same = {}, {}, False
         try:
             clips = open_task(task, places, download)
-            digest = _digest(clips)
-            known = before if before and before["clips_digest"] == digest else None
+            digest, parts = _digest(clips), listener.made_of(task.kind)
+            same = before and before["clips_digest"] == digest and parts.items() <= before["model"].items()
+            known = before if same else None
             if known and not known.get("missing"):
                 _say(progress, f"{head}: measured before")
                 results.add(_kept(known))
@@ -102,14 +105,14 @@ def evaluate(
                 continue
         except (NotMeasured, ImportError) as reason:
             _say(progress, f"{head}: not measured")
-            if before:  # what was measured once is not lost
+            if before and (same or not clips):
                 results.add(_kept(before, str(reason)))
                 continue
             score, clips, digest = {"status": "not measured", "reason": str(reason)}, {}, None
         except Exception as error:  # one set that is wrong does not cost the others
             logger.exception("task %s failed", task.name)
             score, clips, digest = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}, {}, None
-        results.add(_record(task, listener, clips, digest, score, time.monotonic() - started))
+        results.add(_record(task, listener, clips, digest, parts, score, time.monotonic() - started))
     return results
 
 
@@ -471,8 +474,9 @@ def _facts(heard: "Heard") -> dict:
 
 
 def _record(
-    task: Task, listener: "Listener", clips: Mapping[str, "Clips"], digest: str | None, score: dict, took: float
-) -> dict:
+    task: Task, listener: "Listener", clips: Mapping[str, "Clips"], digest: str | None, parts: dict, score: dict,
+    took: float,
+) -> dict:  # fmt: skip
     """The score with everything that is needed to understand and repeat it."""
     from .sets import SETS
 
@@ -504,7 +508,7 @@ def _record(
         **score,
         "notes": notes,
         "declaration": task.declaration(),
-        "model": listener.describe(),
+        "model": {**listener.describe(), **parts},
         "versions": _versions(task),
         "date": date.today().isoformat(),
         "seconds": round(took, 1),
