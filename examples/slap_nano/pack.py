@@ -1,6 +1,6 @@
 """A folder as slap-nano ships: weights in float16, without the code beside them, which hf_slap has.
 
-python examples/slap_nano/pack.py hf_slap/bundled/slap-nano runs/slap-nano-soup runs/slap-nano-words/model --scale 15
+python examples/slap_nano/pack.py runs/slap-nano-soup runs/slap-nano-{11,12,13}/model
 
 Of several models, weights are their mean: of seeds that went on from one model (Wortsman et al. 2022, Model soups), or
 of a model and what it was fine-tuned to, so that little is lost of what it knew (by the same, Robust fine-tuning of

@@ -261,13 +261,16 @@ def _own(test_set: TestSet, place: Any, split: str, wants: str, notes: list[str]
     corpus = _table(test_set, place, split, wants, notes)
     if "split" in corpus.column_names:
         splits = corpus["split"][:]
-        if split not in splits:
+        if split in splits:
+            return corpus.select([row for row, its in enumerate(splits) if its == split])
+        if "split" in test_set.columns:
             raise NotMeasured(
                 f"no split {split!r} in {_place(place)}: its column 'split' has {sorted(set(map(str, splits)))}; "
                 f"call the clips that are meant {split!r} there"
             )
-        return corpus.select([row for row, its in enumerate(splits) if its == split])
-    if "split" in test_set.columns and str(corpus.split) != split:
+        if len(set(splits)) > 1:
+            notes.append(f"the column 'split' has no {split!r}: all clips")
+    elif "split" in test_set.columns and str(corpus.split) != split:
         notes.append("no split column: all clips")
     return corpus
 

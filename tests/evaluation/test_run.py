@@ -275,11 +275,13 @@ def test_a_benchmark_that_ran_in_part_has_no_mean(tiny_folder, tmp_path, monkeyp
 
 @pytest.mark.parametrize("kind, metric", [("zero_shot", "accuracy"), ("retrieval", "recall@1"), ("probe", "accuracy")])
 def test_a_set_of_which_no_clip_can_be_heard_says_so(judge, tmp_path, kind, metric):
-    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
-    audio = {"bytes": (tmp_path / "nan.wav").read_bytes(), "path": "nan.wav"}
-    rows = [{"audio": audio, "label": text, "captions": [text]} for text in ("a", "b")]
+    rows = []
+    for number, split in enumerate(["test", "test", "train", "train"]):
+        soundfile.write(tmp_path / "nan.wav", np.full(16_000 + number, np.nan), 16_000, subtype="FLOAT")
+        audio = {"bytes": (tmp_path / "nan.wav").read_bytes(), "path": f"{number}.wav"}
+        rows.append({"audio": audio, "label": "ab"[number % 2], "captions": ["ab"[number % 2]], "split": split})
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "broken.parquet")
-    score = judge(Task("mine", kind, "own", metric, "", train=("", "test")), tmp_path / "broken.parquet")
+    score = judge(Task("mine", kind, "own", metric, "", train=("", "train")), tmp_path / "broken.parquet")
     assert score["status"] == "failed" and "none of 2 clips could be heard; the first, " in score["reason"]
 
 

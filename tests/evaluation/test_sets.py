@@ -96,8 +96,14 @@ def test_a_table_without_a_split_column_is_taken_whole_and_says_so(real_clips, t
     for place in (corpus, tmp_path / "clips.parquet"):
         clips = open_clips("crema_d", "test", TASK, {"crema_d": place}, False)
         assert len(clips.data) == 2 and clips.notes == ("no split column: all clips",)
-    by_genre = table(real_clips, genre=["rock", "jazz"])  # GTZAN has no splits
-    assert open_clips("gtzan", "test", TASK, {"gtzan": by_genre}, False).notes == ()
+    for splits, notes in (
+        (None, ()),
+        (["all", "all"], ()),
+        (["a", "b"], ("the column 'split' has no 'test': all clips",)),
+    ):
+        by_genre = table(real_clips, genre=["rock", "jazz"], **({"split": splits} if splits else {}))
+        clips = open_clips("gtzan", "test", TASK, {"gtzan": by_genre}, False)  # which has no splits
+        assert len(clips.data) == 2 and clips.notes == notes
 
 
 def test_what_clips_are_judged_by_is_in_their_digest(real_clips):
