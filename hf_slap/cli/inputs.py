@@ -25,6 +25,8 @@ Model = Annotated[
     typer.Option("--model", "-m", help="Folder or Hub id.  \\[default: the model that comes with hf_slap]"),
 ]
 
+_SHIPPED = "slap-nano"
+
 
 def _usable(device: str | None) -> str | None:
     if device is not None:
@@ -89,40 +91,43 @@ def _with_lists(inputs: Iterable[str], stdin: TextIO | None) -> Iterable[str]:
 
 
 def open_place(model: str | None) -> str:
-    """The folder or Hub id of a model; None: the one that comes with this package."""
-    if model is not None:
-        return os.path.expanduser(model)
+    """The folder or Hub id of a model; None and "slap-nano": the one that comes with this package."""
     from .. import bundled
 
-    return bundled("slap-nano")
+    if model is None or (model == _SHIPPED and not os.path.isdir(model)):
+        return bundled(_SHIPPED)
+    return os.path.expanduser(model)
 
 
-def open_listener(model: str | None, device: str | None) -> "Listener":
-    """The model that is asked for."""
-    from ..listening import Listener, check_place
-    from .output import calm
-
-    calm()
-    place = open_place(model)
-    check_place(place)
-    try:
-        _find_on_hub(place)
-        return Listener(place, device=device)
-    except OSError as error:  # some say only that there is no network
-        local = f"model {place!r} cannot be loaded"
-        remote = f"there is no folder {place!r}, and as a model on the Hub it cannot be loaded"
-        raise OSError(f"{local if os.path.isdir(place) else remote}: {error}") from error
-
-
-def _find_on_hub(place: str) -> None:
-    """Says at once that a model is not there, and not after the minutes in which transformers tries again."""
+def found_place(model: str | None) -> str:
+    """As `open_place`, where a model must be; says at once that there is none, where transformers tries for minutes."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
+    from ..listening import check_place
+
+    place = open_place(model)
+    check_place(place)
     try:
         if not os.path.isdir(place) and not isinstance(try_to_load_from_cache(place, "config.json"), str):
             HfApi().model_info(place, timeout=10)
     except Exception as error:  # of the name, the network or the Hub
-        raise OSError(str(error)) from error
+        raise OSError(
+            f"there is no folder {place!r}, and as a model on the Hub it cannot be loaded: {error}"
+        ) from error
+    return place
+
+
+def open_listener(model: str | None, device: str | None) -> "Listener":
+    """The model that is asked for."""
+    from ..listening import Listener
+    from .output import calm
+
+    calm()
+    place = found_place(model)
+    try:
+        return Listener(place, device=device)
+    except OSError as error:  # some say only that there is no network
+        raise OSError(f"model {place!r} cannot be loaded: {error}") from error
 
 
 def found_sounds(inputs: list[str]) -> tuple[list[Sound], list[tuple[str, str]]]:

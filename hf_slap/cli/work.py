@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .inputs import Device, found_sounds, open_place
+from .inputs import Device, found_place, found_sounds, open_place
 from .output import FormatOption, OutputOption, Quiet, Report, calm, clock, errors, progress
 
 
@@ -107,6 +107,7 @@ def eval(
     (your clips).
 
     Examples:
+      slap eval slap-nano
       slap eval runs/tiny/model
       slap eval org/slap --suite clap2023 --data esc50=downloads/esc50 --card README.md
       slap eval org/slap --suite slap --data /all/my/sets --format csv > scores.csv
@@ -121,7 +122,7 @@ def eval(
 
     calm()
     results = evaluate(
-        open_place(model), suite=suite, tasks=task, data=named_sets(data or []), output=folder, download=download,
+        found_place(model), suite=suite, tasks=task, data=named_sets(data or []), output=folder, download=download,
         again=again, name=name, revision=revision, device=device, progress=errors().is_terminal and not quiet,
     )  # fmt: skip
     scores = [results.scores[one.name] for one in choose_tasks(suite, task)]

@@ -5,7 +5,8 @@ import io
 import pytest
 import typer
 
-from hf_slap.cli.inputs import find_sounds, label_names
+from hf_slap import bundled
+from hf_slap.cli.inputs import find_sounds, label_names, open_place
 
 
 @pytest.fixture
@@ -71,3 +72,11 @@ def test_labels_come_between_commas_and_from_files_of_lines_each_once(tmp_path):
     for wrong in ([","], [str(tmp_path / "gone.txt")]):
         with pytest.raises(typer.BadParameter):
             label_names(wrong)
+
+
+def test_the_model_that_ships_goes_by_its_name_unless_a_folder_has_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert open_place(None) == open_place("slap-nano") == bundled("slap-nano")
+    (tmp_path / "slap-nano").mkdir()
+    assert open_place("slap-nano") == "slap-nano" and open_place("org/slap") == "org/slap"
+    assert open_place(None) == bundled("slap-nano")

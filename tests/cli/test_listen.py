@@ -78,8 +78,9 @@ def test_a_folder_without_a_model_is_named(slap, sounds, place, reason):
 
 
 def test_a_model_that_is_not_there_is_one_line(slap, sounds):
-    status, out, said = slap("classify", "one.wav", "-l", "dog", "-m", "nobody/nothing")
-    assert (status, out) == (2, "") and "nobody/nothing" in said and "Traceback" not in said
+    for command in (["classify", "one.wav", "-l", "dog", "-m", "nobody/nothing"], ["eval", "nobody/nothing"]):
+        status, out, said = slap(*command)
+        assert (status, out) == (2, "") and "there is no folder 'nobody/nothing'" in said and "Traceback" not in said
 
 
 def test_caption_writes_a_row_for_each_piece(slap, sounds, tiny_folder, listener):
