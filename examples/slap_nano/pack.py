@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
         if path.suffix == ".json":
             content = json.loads(path.read_text(), object_hook=_for_everyone)
             (parsed.folder / path.name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    half = {name: weight.half().contiguous() for name, weight in weights.items()}
+    half = {name: weight.half() for name, weight in weights.items()}
     save_file(half, parsed.folder / "model.safetensors", metadata={"format": "pt"})
     size = sum(path.stat().st_size for path in parsed.folder.iterdir())
     print(f"{parsed.folder}: {size / 1e6:.1f} MB")

@@ -13,6 +13,8 @@ from ..sound_files import find_sound_files
 if TYPE_CHECKING:
     from ..listening import Listener
 
+_SHIPPED = "slap-nano"
+
 Inputs = Annotated[
     list[str],
     typer.Argument(
@@ -24,8 +26,6 @@ Model = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Folder or Hub id.  \\[default: the model that comes with hf_slap]"),
 ]
-
-_SHIPPED = "slap-nano"
 
 
 def _usable(device: str | None) -> str | None:

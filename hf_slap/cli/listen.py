@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .inputs import Device, Inputs, Model, found_sounds, label_names, open_listener, open_place
+from .inputs import Device, Inputs, Model, found_place, found_sounds, label_names, open_listener
 from .output import (
     Format,
     FormatOption,
@@ -188,7 +188,7 @@ def _embed_into(folder: Path, sounds: list[str], model: str | None, device: str 
     found, missing = found_sounds(sounds)
     watched = errors().is_terminal and not quiet
     calm()
-    result = embed_all([sound.source for sound in found], open_place(model), output=folder, device=device, int8=int8,
+    result = embed_all([sound.source for sound in found], found_place(model), output=folder, device=device, int8=int8,
                        progress=watched)  # fmt: skip
     result.to_npy(folder)
     with Report(["sound", "seconds"], what="sounds") as report:

@@ -92,16 +92,15 @@ def evaluate(
             clips = open_task(task, places, download)
             digest, parts = _digest(clips), listener.made_of(task.kind)
             same = before and before["clips_digest"] == digest and parts.items() <= before["model"].items()
-            known = before if same else None
-            if known and not known.get("missing"):
+            if same and not before.get("missing"):
                 _say(progress, f"{head}: measured before")
-                results.add(_kept(known))
+                results.add(_kept(before))
                 continue
-            _say(progress, f"{head}: once more, for {', '.join(known['missing'])}" if known else head)
+            _say(progress, f"{head}: once more, for {', '.join(before['missing'])}" if same else head)
             pictures = output / "pictures" / _file_name(listener.name)
             score = {"status": "measured", **_MEASURE[task.kind](task, listener, clips, pictures)}
-            if known and score["status"] == "measured" and not set(score["missing"]) < set(known["missing"]):
-                results.add(_kept(known))  # measured elsewhere perhaps, with more than there is here
+            if same and score["status"] == "measured" and not set(score["missing"]) < set(before["missing"]):
+                results.add(_kept(before))  # measured elsewhere perhaps, with more than there is here
                 continue
         except (NotMeasured, ImportError) as reason:
             _say(progress, f"{head}: not measured")
@@ -348,9 +347,9 @@ def _mteb(task: Task, listener: "Listener", clips: dict[str, "Clips"], pictures:
         reason = next(iter(missing.values()), "no task ran")
         raise NotMeasured(f"not one task of {task.data} ran ({reason}); its sets come from the Hub, through mteb")
     if len(values) < len(benchmark.tasks):
-        why = "; ".join(f"{name}: {reason}" for name, reason in list(missing.items())[:1])
-        reason = f"{len(values)} of {len(benchmark.tasks)} tasks ran: not the benchmark's mean. {why}"
-        return {"status": "not measured", "reason": reason.strip(), "more": values, "missing": missing}
+        first = next((f". {name}: {why}" for name, why in missing.items()), "")
+        reason = f"{len(values)} of {len(benchmark.tasks)} tasks ran: not the benchmark's mean{first}"
+        return {"status": "not measured", "reason": reason, "more": values, "missing": missing}
     return {
         "clips": len(values), "left_out": [], "value": float(np.mean(list(values.values()))), "low": None, "high": None,
         "chance": None, "more": values, "missing": {}, "notes": ["N counts tasks"],

@@ -78,7 +78,9 @@ def test_a_folder_without_a_model_is_named(slap, sounds, place, reason):
 
 
 def test_a_model_that_is_not_there_is_one_line(slap, sounds):
-    for command in (["classify", "one.wav", "-l", "dog", "-m", "nobody/nothing"], ["eval", "nobody/nothing"]):
+    nowhere = ["-m", "nobody/nothing"]
+    listening = ["classify", "one.wav", "-l", "dog", *nowhere], ["embed", "one.wav", "-o", "folder", *nowhere]
+    for command in (*listening, ["eval", "nobody/nothing"]):
         status, out, said = slap(*command)
         assert (status, out) == (2, "") and "there is no folder 'nobody/nothing'" in said and "Traceback" not in said
 
